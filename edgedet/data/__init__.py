@@ -1,0 +1,1 @@
+"""Data sets: folder layouts to an index, splits, the embedded data set, and the pixel cache."""

@@ -1,0 +1,1 @@
+"""Checkpoints to graphs that hold: ONNX, lint, parity."""

@@ -1,0 +1,1 @@
+"""One file per family of detectors and one table of builders (needs torch)."""

@@ -1,0 +1,1 @@
+"""INT8 on ONNX graphs: ranges, placement by target, sensitivity."""

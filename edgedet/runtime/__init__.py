@@ -1,0 +1,1 @@
+"""What runs a graph: a protocol, its implementations, and the Detector on top."""

@@ -1,0 +1,1 @@
+"""The only training loop, its losses, schedules and distribution (needs torch)."""
