@@ -18,6 +18,7 @@
     ├── QuantizeError            a graph cannot be quantized as asked
     ├── ExportError              a graph does not come out as promised
     │   └── ParityError          child and parent disagree by more than the gate allows
+    ├── BenchError               a benchmark cannot be run as asked, or figures kept on file are not valid
     └── RuntimeUnavailable       this machine cannot run the artifact
 
 A message says what was expected, what came, and what to do.
@@ -97,6 +98,10 @@ class ExportError(EdgedetError):
 
 class ParityError(ExportError):
     """Child and parent disagree on the golden inputs by more than the gate allows."""
+
+
+class BenchError(EdgedetError):
+    """A benchmark cannot be run as asked, or figures kept on file are not valid."""
 
 
 class RuntimeUnavailable(EdgedetError):
