@@ -23,7 +23,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Folder = Literal["train", "export"]
+Folder = Literal["train", "export", "benchmarks/reference"]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,7 +34,7 @@ C = TypeVar("C")
 
 
 def folder_of(folder: Folder) -> Path:
-    """Where the recipes (``train``) or targets (``export``) lie: in the checkout when there is one, else in the wheel."""
+    """Where recipes, targets or published figures lie: in the checkout when there is one, else in the wheel."""
     package = Path(__file__).resolve().parent
     checkout = package.parent / folder
     if (package.parent / "pyproject.toml").is_file() and checkout.is_dir():
