@@ -1,1 +1,164 @@
-"""One file per family of detectors and one table of builders (needs torch)."""
+"""Detectors: one file per family and one table of builders (needs torch).
+
+:func:`create` makes a network by name, :func:`build` rebuilds the one of a checkpoint. Any timm model is ``timm/<name>``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from edgedet.artifact import WEIGHTS, Artifact, DetectorSpec
+from edgedet.errors import ModelError, nearest
+from edgedet.models import cifake, edgenet, npr, ram, structure
+from edgedet.models.pixels import PixelModel
+from edgedet.preprocess import Preprocess
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+# With these the uint8 pixels are the quantized input already (scale 1 / 128, zero point 128).
+BYTE_MEAN, BYTE_STD = (128 / 255,) * 3, (128 / 255,) * 3
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A line of the table: how to build it, where it comes from, and its published input.
+
+    classifier: the last linear layer's name; its input is the embedding that distillation matches.
+    reference: the timm architecture whose published figures stand beside it; None when there is none.
+    """
+
+    build: Callable[..., nn.Module]
+    source: str
+    preprocess: Preprocess
+    classifier: str = "head"
+    reference: str | None = None
+
+
+def _resnet50(*, pretrained: bool = False) -> nn.Module:
+    """ResNet-50 with two classes (real, fake); 23,512,130 parameters."""
+    net: nn.Module = timm.create_model("resnet50", pretrained=pretrained, num_classes=2)
+    return net
+
+
+_SMALL = Preprocess(height=32, width=32, geometry="resize_squash", mean=BYTE_MEAN, std=BYTE_STD)
+_RAM_INPUT = Preprocess(height=256, width=256)
+
+DETECTORS: dict[str, Detector] = {
+    "cifake-cnn": Detector(cifake.cifake_cnn, "Real or really fake?", Preprocess(height=32, width=32, interpolation="bicubic")),
+    "cifake-cnn-srm": Detector(
+        cifake.cifake_cnn_srm, "Real or really fake?", Preprocess(height=32, width=32, interpolation="bicubic")
+    ),
+    "edge32": Detector(edgenet.edge32, "edgedet", _SMALL),
+    "edge32-teacher": Detector(edgenet.edge32_teacher, "edgedet", _SMALL),
+    "edge224": Detector(edgenet.edge224, "edgedet", Preprocess(geometry="crop_only", mean=BYTE_MEAN, std=BYTE_STD)),
+    "edgenet": Detector(edgenet.edgenet, "edgedet", _SMALL),
+    "npr": Detector(
+        npr.npr,
+        "Tan et al., CVPR 2024",
+        Preprocess(geometry="resize_shorter_crop", resize=256, multiple=2, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    ),
+    "ram-net": Detector(ram.ram_net, "RAM-Net", _RAM_INPUT, classifier="fc", reference="resnet50"),
+    "resnet50": Detector(_resnet50, "He et al., CVPR 2016", _RAM_INPUT, classifier="fc", reference="resnet50"),
+}
+
+
+def lookup(name: str) -> Detector:
+    """The table's line for `name`; ``timm/<name>`` makes one from timm's own configuration.
+
+    Raises:
+        ModelError: no such detector; the message has the nearest.
+    """
+    if name.startswith("timm/"):
+        return _timm_line(name.removeprefix("timm/"))
+    if name not in DETECTORS:
+        raise ModelError(f"no detector is called {name!r}{nearest(name, [*DETECTORS, 'timm/<name>'])}")
+    return DETECTORS[name]
+
+
+def create(spec: DetectorSpec) -> nn.Module:
+    """A network with fresh (or, with ``pretrained = true``, downloaded) weights: (B, 3, H, W) -> (B, 1) or (B, 2).
+
+    Raises:
+        ModelError: an unknown detector, or arguments that it does not take.
+    """
+    line = lookup(spec.name)
+    allowed = inspect.signature(line.build).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in allowed.values()):
+        for argument in spec.arguments:
+            if argument not in allowed:
+                raise ModelError(f"{spec.name} takes no argument {argument!r}{nearest(argument, allowed)}")
+    try:
+        return line.build(**spec.arguments)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{spec.name}: {error}") from error
+
+
+def rebuild(spec: DetectorSpec, widths: Mapping[str, list[int]]) -> nn.Module:
+    """A network with fresh weights and the structure that pruning left; nothing is downloaded."""
+    arguments = {key: value for key, value in spec.arguments.items() if key != "pretrained"}
+    return structure.apply(create(DetectorSpec(name=spec.name, arguments=arguments)), dict(widths))
+
+
+def build(artifact: Artifact) -> PixelModel:
+    """The trained network of a checkpoint, in evaluation mode: uint8 (B, H, W, 3) -> logits (B,).
+
+    Raises:
+        ArtifactError: not a checkpoint.
+        ModelError: its weights do not fit its builder.
+    """
+    artifact.require("checkpoint")
+    manifest = artifact.manifest
+    net = rebuild(manifest.detector, manifest.structure)
+    try:
+        state = load_file(artifact.file(WEIGHTS))
+    except SafetensorError as error:
+        raise ModelError(f"{artifact.path}: {WEIGHTS} cannot be read: {error}") from error
+    problems = structure.same_shapes(net, state)
+    if problems:
+        raise ModelError(f"{artifact.path}: the weights do not fit {manifest.detector.name}: {'; '.join(problems[:3])}")
+    net.load_state_dict(state)
+    return PixelModel(net, manifest.preprocess).eval()
+
+
+def classifier_of(net: nn.Module, name: str) -> nn.Linear:
+    """The last linear layer of the detector `name`.
+
+    Raises:
+        ModelError: the table names a layer that is not linear.
+    """
+    layer = net.get_submodule(lookup(name).classifier)
+    if not isinstance(layer, nn.Linear):
+        raise ModelError(f"{name}: its classifier is a {type(layer).__name__}, expected a linear layer")
+    return layer
+
+
+def example_pixels(preprocess: Preprocess, batch: int = 2) -> torch.Tensor:
+    """Zeros of the shape that the detector takes, uint8 (batch, H, W, 3)."""
+    return torch.zeros(batch, preprocess.height, preprocess.width, 3, dtype=torch.uint8)
+
+
+def _timm_line(name: str) -> Detector:
+    if not timm.is_model(name):
+        raise ModelError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
+    config = timm.get_pretrained_cfg(name)
+    size = config.input_size if config else (3, 224, 224)
+    mean, std = (config.mean, config.std) if config else (IMAGENET_MEAN, IMAGENET_STD)
+    preprocess = Preprocess(
+        height=size[1], width=size[2], mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2])
+    )
+
+    def build_timm(**arguments: Any) -> nn.Module:
+        net: nn.Module = timm.create_model(name, **{"num_classes": 1, **arguments})
+        return net
+
+    classifier = config.classifier if config and isinstance(config.classifier, str) else "head"
+    return Detector(build_timm, "timm", preprocess, classifier=classifier, reference=name)
