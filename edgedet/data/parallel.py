@@ -1,0 +1,73 @@
+"""The same work on many files, on all cores, in order, with a progress bar."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+CHUNK = 16
+SMALL_FILE = 6_000
+"""Bytes. Pillow decodes outside Python's lock, so photographs gain from threads (2.2 times, 20 kB files, 2 cores); thumbnails,
+where nearly all the time is Python's, lose by them (1.9 times slower, 1 kB files)."""
+
+
+def threads_for(paths: Sequence[Path]) -> int:
+    """How many threads decode these files fastest: one for thumbnails, one a core for photographs; judged by a sample."""
+    sample = paths[:: max(1, len(paths) // 64)]
+    sizes = [path.stat().st_size for path in sample if path.is_file()]
+    if not sizes or sum(sizes) / len(sizes) < SMALL_FILE:
+        return 1
+    return usable_cores()
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, which in a container are fewer than the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def ordered(work: Callable[[T], R], items: Sequence[T], *, threads: int) -> Iterator[R]:
+    """``map(work, items)`` on `threads` threads; at most a few chunks are held at a time. Errors reach the caller."""
+    if threads <= 1:
+        yield from map(work, items)
+        return
+    chunks = (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[list[R]]] = deque()
+        try:
+            for chunk in islice(chunks, 4 * threads):
+                waiting.append(pool.submit(_each, work, chunk))
+            while waiting:
+                done = waiting.popleft().result()
+                waiting.extend(pool.submit(_each, work, chunk) for chunk in islice(chunks, 1))
+                yield from done
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _each(work: Callable[[T], R], chunk: Sequence[T]) -> list[R]:
+    return [work(item) for item in chunk]
+
+
+def tracked(items: Iterable[T], *, total: int, title: str, show: bool = True) -> Iterator[T]:
+    """`items`, counted on a progress bar on stderr when that is a terminal and `show` is set."""
+    if not show or not sys.stderr.isatty():
+        yield from items
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield from bar.track(items, total=total, description=title)
