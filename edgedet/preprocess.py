@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import threading
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
@@ -112,11 +113,8 @@ def decode(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Ima
         return _from_array(source)
     name = str(source) if isinstance(source, (str, os.PathLike)) else f"<{type(source).__name__}>"
     try:
-        with warnings.catch_warnings():
-            # Our own limit decides, and odd metadata in a readable image is no news to the caller.
-            warnings.simplefilter("ignore")
-            with _open(source, max_pixels) as image:
-                return _to_rgb(image)
+        with _quiet, _open(source, max_pixels) as image:
+            return _to_rgb(image)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
@@ -149,6 +147,36 @@ def enlarge(pixels: Pixels, height: int, width: int, fill: Literal["pad", "tile"
     before = (missing_rows // 2, missing_columns // 2) if fill == "pad" else (0, 0)
     after = (missing_rows - before[0], missing_columns - before[1])
     return np.pad(pixels, ((before[0], after[0]), (before[1], after[1]), (0, 0)), mode=mode)
+
+
+class _Quiet:
+    """Pillow's warnings off: our own limit decides, and odd metadata in a readable image is no news to the caller.
+
+    ``warnings.catch_warnings`` alone is not for threads: leaving it in another order than entered restores the wrong filters.
+    So the first thread in turns warnings off, and the last one out turns them on again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._outer = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._outer = warnings.catch_warnings()
+                self._outer.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._outer.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
 
 
 def _open(source: str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image, max_pixels: int) -> Image.Image:
