@@ -1,0 +1,158 @@
+"""The result lines as one table, for the terminal and as Markdown.
+
+Each row says whether it was measured, published or estimated, and every value that was not measured here carries a mark that
+the legend below explains: † published, ‡ estimated. A column that no row has anything for is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgedet.bench.result import BenchRow, Interval
+
+MARKS = {"measured": "", "published": "†", "estimated": "‡"}
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, and the value of a row, or None when the row has none. `figure`: a number, aligned right and marked."""
+
+    heading: str
+    value: Callable[[BenchRow], str | None]
+    figure: bool = True
+
+
+def _latency(pick: Callable[[BenchRow], float | None]) -> Callable[[BenchRow], str | None]:
+    return lambda row: _short(pick(row))
+
+
+COLUMNS = (
+    Column("model", lambda row: f"{row.name} (untrained)" if row.weights == "untrained" else row.name, figure=False),
+    Column("figures", lambda row: "failed" if row.error else row.kind, figure=False),
+    Column("device", lambda row: row.device.name, figure=False),
+    Column("runtime", lambda row: " ".join(filter(None, (row.runtime, row.runtime_version))) or None, figure=False),
+    Column("precision", lambda row: row.precision, figure=False),
+    Column("px", lambda row: _pixels(row)),
+    Column("threads", lambda row: None if row.threads is None else str(row.threads)),
+    Column("size KB", lambda row: None if row.size_bytes is None else _short(row.size_bytes / 1000)),
+    Column("peak MB", lambda row: None if row.memory is None else _short(row.memory.peak_bytes / 1e6)),
+    Column("p50 ms", _latency(lambda row: row.latency.p50_ms if row.latency else None)),
+    Column("p90 ms", _latency(lambda row: row.latency.p90_ms if row.latency else None)),
+    Column("p99 ms", _latency(lambda row: row.latency.p99_ms if row.latency else None)),
+    Column("file to score p50 ms", _latency(lambda row: row.end_to_end.p50_ms if row.end_to_end else None)),
+    Column("images/s (batch)", lambda row: _throughput(row)),
+    Column("speed-up [95 %]", lambda row: _speedup(row)),
+    Column("bal. acc. % [95 %]", lambda row: _percent(row.accuracy.balanced_accuracy) if row.accuracy else None),
+    Column("AUC %", lambda row: _percent(row.accuracy.auc, interval=False) if row.accuracy else None),
+    Column("worst generator %", lambda row: _worst(row)),
+    Column("flips %", lambda row: _percent(row.accuracy.flip_rate, interval=False) if row.accuracy else None),
+)
+
+
+def rich_table(rows: Sequence[BenchRow], title: str | None = None) -> RenderableType:
+    """The table and its footnotes, to be printed by a `rich` console."""
+    columns, cells = _cells(rows)
+    table = Table(title=title, header_style="bold", title_justify="left")
+    for column in columns:
+        table.add_column(column.heading, justify="right" if column.figure else "left", overflow="fold")
+    for row, line in zip(rows, cells, strict=True):
+        table.add_row(*(Text(cell) for cell in line), style="" if row.kind == "measured" else "dim")
+    return Group(table, *(Text(note) for note in footnotes(rows)))
+
+
+def markdown(rows: Sequence[BenchRow]) -> str:
+    """The same as Markdown, ending in a newline."""
+    columns, cells = _cells(rows)
+    lines = [
+        _line([column.heading for column in columns]),
+        _line(["---:" if column.figure else "---" for column in columns]),
+        *(_line([_escape(cell) for cell in line]) for line in cells),
+    ]
+    notes = [f"- {_escape(note)}" for note in footnotes(rows)]
+    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
+
+
+def show(rows: Sequence[BenchRow], console: Console | None = None, title: str | None = None) -> None:
+    """Print the table on `console`, standard output by default."""
+    (console or Console()).print(rich_table(rows, title))
+
+
+def footnotes(rows: Sequence[BenchRow]) -> list[str]:
+    """What stands below the table: legend and sources, what the speed-up is over, failures, notes; each once."""
+    notes = [f"{MARKS[row.kind]} {row.kind}, not measured here: {row.name}: {row.source}" for row in rows if MARKS[row.kind]]
+    notes += [f"speed-up: {row.statistic} of {row.speedup.baseline} / {row.statistic}, one run" for row in rows if row.speedup]
+    notes += [f"p99 of {row.name}: {row.latency.p99_reason}" for row in rows if row.latency and row.latency.p99_reason]
+    notes += [f"{row.name} failed: {row.error}" for row in rows if row.error]
+    notes += [f"accuracy on the {row.accuracy.split} split" for row in rows if row.accuracy]
+    notes += [note for row in rows for note in row.notes]
+    return list(dict.fromkeys(notes))
+
+
+def _cells(rows: Sequence[BenchRow]) -> tuple[list[Column], list[list[str]]]:
+    """The columns that some row has a value for, and the marked values by row."""
+    columns = [column for column in COLUMNS if any(column.value(row) for row in rows)]
+    return columns, [[_cell(column, row) for column in columns] for row in rows]
+
+
+def _cell(column: Column, row: BenchRow) -> str:
+    value = column.value(row)
+    if not value:
+        return NOTHING
+    return value + MARKS[row.kind] if column.figure else value
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _short(value: float | None) -> str | None:
+    """Three significant digits, without an exponent: 0.0312, 4.56, 12.3, 1,234."""
+    if value is None:
+        return None
+    for least, digits in ((100, 0), (10, 1), (1, 2), (0.1, 3)):
+        if abs(value) >= least:
+            return f"{value:,.{digits}f}"
+    return f"{value:.4f}"
+
+
+def _pixels(row: BenchRow) -> str | None:
+    if row.img_size is None:
+        return None
+    height, width = row.img_size
+    return str(height) if height == width else f"{height}x{width}"
+
+
+def _throughput(row: BenchRow) -> str | None:
+    best = row.best_throughput
+    return None if best is None else f"{_short(best.images_per_second)} ({best.batch})"
+
+
+def _speedup(row: BenchRow) -> str | None:
+    ratio = row.speedup
+    if ratio is not None and ratio.baseline == row.name:
+        return "1"
+    return None if ratio is None else f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def _percent(figure: Interval | None, *, interval: bool = True) -> str | None:
+    if figure is None or figure.value is None:
+        return None
+    if not interval or figure.low is None or figure.high is None:
+        return f"{100 * figure.value:.1f}"
+    return f"{100 * figure.value:.1f} [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
+
+
+def _worst(row: BenchRow) -> str | None:
+    found = row.accuracy
+    value = _percent(found.worst_balanced_accuracy, interval=False) if found else None
+    return None if found is None or value is None else f"{found.worst_generator} {value}"
