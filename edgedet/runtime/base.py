@@ -1,0 +1,127 @@
+"""What a runtime is, and the one table of them.
+
+A runtime takes pixels as `edgedet.preprocess` leaves them and gives the graph's outputs. Adding one: a file with a function
+``load(artifact, options) -> Runtime``, and a line in :data:`RUNTIMES`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedet.artifact import Artifact, Kind
+from edgedet.data.parallel import usable_cores
+from edgedet.errors import RuntimeUnavailable, nearest
+from edgedet.preprocess import Pixels
+
+Outputs = dict[str, npt.NDArray[np.float32]]
+"""By output name; ``logit`` (B,) is the first."""
+
+LOGIT = "logit"
+
+
+class Runtime(Protocol):
+    """A loaded model. Not for use by several threads at once."""
+
+    @property
+    def name(self) -> str:
+        """Its name in :data:`RUNTIMES`."""
+
+    def run(self, pixels_u8_nhwc: Pixels) -> Outputs:
+        """The outputs for a batch of uint8 (B, H, W, 3)."""
+
+    def describe(self) -> dict[str, str | int | bool]:
+        """What decides its speed and results (library, version, device, threads), for the line of a result."""
+
+    def close(self) -> None:
+        """Give back its memory; it cannot be used any more."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run: `threads` inside one call, and whether they spin while they wait.
+
+    Spinning is quicker from one call to the next and keeps the cores busy meanwhile; runtimes that cannot choose ignore it.
+    """
+
+    threads: int
+    spin: bool = True
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the table: the module that loads it, the package it needs, the kinds of artifact that it runs."""
+
+    module: str
+    needs: str | None
+    kinds: tuple[Kind, ...]
+    automatic: bool = True
+
+
+class _Module(Protocol):
+    def load(self, artifact: Artifact, options: Options) -> Runtime: ...
+
+
+RUNTIMES: Mapping[str, Entry] = {
+    "onnxruntime": Entry("edgedet.runtime.onnxruntime", "onnxruntime", ("onnx",)),
+    "torch": Entry("edgedet.runtime.torch", "torch", ("checkpoint",)),
+    "null": Entry("edgedet.runtime.null", None, ("checkpoint", "onnx", "engine"), automatic=False),
+}
+
+
+def available() -> dict[str, str]:
+    """Each runtime of the table: an empty string when it can be used here, else why not. Imports nothing."""
+    return {name: _missing(entry) for name, entry in RUNTIMES.items()}
+
+
+def load(artifact: Artifact, *, runtime: str = "auto", threads: int | None = None, spin: bool = True) -> Runtime:
+    """Load `artifact` into the runtime of that name; ``auto`` is the one for its kind. `threads` None: all usable cores.
+
+    Raises:
+        RuntimeUnavailable: no such runtime, not installed, or not one for this kind of artifact.
+        ArtifactError: the runtime does not accept the graph or the weights.
+    """
+    name = choose(artifact) if runtime == "auto" else runtime
+    if name not in RUNTIMES:
+        raise RuntimeUnavailable(f"no runtime is called {name!r}{nearest(name, ['auto', *RUNTIMES])}")
+    entry, kind = RUNTIMES[name], artifact.manifest.kind
+    if kind not in entry.kinds:
+        raise RuntimeUnavailable(
+            f"{artifact.path}: the {name} runtime runs {' and '.join(entry.kinds)} artifacts, this is a {kind}"
+            + ("; `edgedet export` makes an onnx artifact of it" if kind == "checkpoint" else "")
+        )
+    if threads is not None and threads < 1:
+        raise RuntimeUnavailable(f"threads must be at least 1, got {threads}; leave it out for all cores")
+    reason = _missing(entry)
+    if reason:
+        raise RuntimeUnavailable(f"{artifact.path}: the {name} runtime cannot run here: {reason}")
+    module = cast(_Module, importlib.import_module(entry.module))
+    return module.load(artifact, Options(threads=threads or usable_cores(), spin=spin))
+
+
+def choose(artifact: Artifact) -> str:
+    """The runtime that ``auto`` stands for.
+
+    Raises:
+        RuntimeUnavailable: none runs this kind of artifact.
+    """
+    for name, entry in RUNTIMES.items():
+        if entry.automatic and artifact.manifest.kind in entry.kinds:
+            return name
+    raise RuntimeUnavailable(
+        f"{artifact.path}: no runtime here runs an artifact of kind {artifact.manifest.kind}: "
+        "engines run on the device that built them; give the onnx artifact instead"
+    )
+
+
+def _missing(entry: Entry) -> str:
+    if entry.needs is None or importlib.util.find_spec(entry.needs):
+        return ""
+    extra = {"torch": "edgedet[train]"}.get(entry.needs, entry.needs)
+    return f"{entry.needs} is not installed: pip install '{extra}'"

@@ -1,0 +1,232 @@
+"""The Detector: images in, scores and verdicts out, on whatever runtime the artifact needs.
+
+::
+
+    from edgedet import Detector
+
+    with Detector.load("artifacts/int8") as detector:
+        for prediction in detector.predict(["a.jpg", "b.png"]):
+            print(prediction.verdict, prediction.score, prediction.margin)
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from edgedet.artifact import Artifact, Calibration
+from edgedet.data.parallel import SMALL_FILE, usable_cores
+from edgedet.errors import ArtifactError, ImageError, RuntimeUnavailable, nearest
+from edgedet.preprocess import Pixels, Preprocess, Source
+from edgedet.runtime import base
+from edgedet.runtime.base import Runtime
+
+OnError = Literal["raise", "return"]
+_Decoded: TypeAlias = "Pixels | ImageError"
+_SAMPLE = 64  # files whose size decides how many threads decode
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector says of one image. Everything but `threshold` and `error` is None when the image cannot be read.
+
+    score: probability of fake, calibrated; verdict: fake when ``score >= threshold``; margin: ``score - threshold``.
+    """
+
+    score: float | None
+    logit: float | None
+    verdict: Literal["fake", "real"] | None
+    margin: float | None
+    threshold: float
+    error: str | None = None
+
+
+class Detector:
+    """A loaded artifact with its preprocessing and calibration. Not for use by several threads at once."""
+
+    def __init__(self, artifact: Artifact, runtime: Runtime, *, batch_size: int = 32) -> None:
+        if batch_size < 1:
+            raise RuntimeUnavailable(f"batch_size must be at least 1, got {batch_size}")
+        self.artifact, self.runtime, self.batch_size = artifact, runtime, batch_size
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | Artifact,
+        *,
+        runtime: str = "auto",
+        threads: int | None = None,
+        batch_size: int = 32,
+        spin: bool = True,
+    ) -> Detector:
+        """Check the artifact's digests and load it; `threads` None is all cores that this process may use.
+
+        Raises:
+            ArtifactError: no artifact there, or a damaged one.
+            RuntimeUnavailable: this machine cannot run it; says what is missing.
+        """
+        artifact = path if isinstance(path, Artifact) else Artifact.load(path)
+        loaded = base.load(artifact, runtime=runtime, threads=threads, spin=spin)
+        return cls(artifact, loaded, batch_size=batch_size)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """Bytes to pixels, as the artifact's manifest has it."""
+        return self.artifact.manifest.preprocess
+
+    @property
+    def calibration(self) -> Calibration:
+        """Logits to scores and verdicts, as the artifact's manifest has it."""
+        return self.artifact.manifest.calibration
+
+    def predict(
+        self, images: Source | Iterable[Source], *, on_error: OnError = "raise", operating_point: str | None = None
+    ) -> list[Prediction]:
+        """One prediction per image, in order; one image gives a list of one.
+
+        `operating_point` names one of the calibration's thresholds; None is its default.
+
+        Raises:
+            ImageError: an image cannot be read, unless `on_error` is ``return``: then its prediction carries the error.
+            ArtifactError: no such operating point, or the model gives no finite logit.
+        """
+        return list(self.stream(images, on_error=on_error, operating_point=operating_point))
+
+    def stream(
+        self, images: Source | Iterable[Source], *, on_error: OnError = "raise", operating_point: str | None = None
+    ) -> Iterator[Prediction]:
+        """As :meth:`predict`, one at a time as they are ready: for a folder that does not fit in memory."""
+        threshold = self._threshold(operating_point)
+        decoded = _decoded(self.preprocess, iter(_each(images)), ahead=self.batch_size)
+        for batch in _batches(decoded, self.batch_size):
+            if isinstance(batch, ImageError):
+                if on_error == "raise":
+                    raise batch
+                yield Prediction(None, None, None, None, threshold, error=str(batch))
+                continue
+            logits = self.logits(np.stack(batch))
+            for logit, score in zip(logits.tolist(), self.calibration.score(logits).tolist(), strict=True):
+                verdict: Literal["fake", "real"] = "fake" if score >= threshold else "real"
+                yield Prediction(score, logit, verdict, score - threshold, threshold)
+
+    def logits(self, pixels_u8_nhwc: Pixels) -> npt.NDArray[np.float32]:
+        """The logits (N,) of preprocessed pixels, uint8 (N, H, W, 3), batch by batch.
+
+        Raises:
+            ImageError: the pixels are of another type or shape.
+            ArtifactError: the graph refuses the shape, or a logit is not finite.
+        """
+        shape = pixels_u8_nhwc.shape
+        if pixels_u8_nhwc.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
+            raise ImageError(f"expected uint8 pixels of shape (N, H, W, 3), got {pixels_u8_nhwc.dtype} {shape}")
+        starts = range(0, len(pixels_u8_nhwc), self.batch_size)
+        parts = [self.runtime.run(pixels_u8_nhwc[start : start + self.batch_size])[base.LOGIT] for start in starts]
+        logits = np.concatenate([np.empty(0, np.float32), *parts])
+        if not np.isfinite(logits).all():
+            raise ArtifactError(f"{self.artifact.path}: the model gives a logit that is not finite: it cannot be used")
+        return logits
+
+    def close(self) -> None:
+        """Give back the runtime's memory."""
+        self.runtime.close()
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _threshold(self, operating_point: str | None) -> float:
+        if operating_point is None:
+            return self.calibration.threshold
+        known = self.calibration.thresholds
+        if operating_point not in known:
+            raise ArtifactError(
+                f"{self.artifact.path}: has no operating point {operating_point!r}{nearest(operating_point, known)}"
+            )
+        return known[operating_point]
+
+
+def _each(images: Source | Iterable[Source]) -> Iterable[Source]:
+    """One image as a list of one; an array is one image when it has three axes."""
+    if isinstance(images, np.ndarray):
+        return list(images) if images.ndim == 4 else [images]
+    if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
+        return [images]
+    return images
+
+
+def _decoded(preprocess: Preprocess, sources: Iterator[Source], *, ahead: int) -> Iterator[_Decoded]:
+    """Pixels or the error of each source, in order, decoded in the background while the caller works."""
+
+    def decode(source: Source) -> _Decoded:
+        try:
+            return preprocess(source)
+        except ImageError as error:
+            return error
+
+    first = list(itertools.islice(sources, _SAMPLE))
+    if len(first) <= 1:  # a thread would only cost time
+        yield from map(decode, first)
+        return
+    threads = _threads_for(first)
+    # At native size a photograph is tens of megabytes: hold few.
+    ahead = threads + 1 if preprocess.geometry == "native" else ahead + threads
+    remaining = itertools.chain(first, sources)
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        waiting: deque[Future[_Decoded]] = deque()
+        try:
+            waiting.extend(pool.submit(decode, source) for source in itertools.islice(remaining, ahead))
+            while waiting:
+                done = waiting.popleft().result()
+                waiting.extend(pool.submit(decode, source) for source in itertools.islice(remaining, 1))
+                yield done
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _batches(decoded: Iterator[_Decoded], size: int) -> Iterator[list[Pixels] | ImageError]:
+    """Runs of at most `size` images of one shape (of mixed sizes: batches of one); errors stand alone, in order."""
+    batch: list[Pixels] = []
+    for item in decoded:
+        if batch and (isinstance(item, ImageError) or item.shape != batch[0].shape or len(batch) == size):
+            yield batch
+            batch = []
+        if isinstance(item, ImageError):
+            yield item
+        else:
+            batch.append(item)
+    if batch:
+        yield batch
+
+
+def _threads_for(sources: list[Source]) -> int:
+    """One thread for thumbnails, whose decoding holds Python's lock; one a core for photographs."""
+    sizes = [size for size in map(_size, sources) if size]
+    return 1 if sizes and sum(sizes) / len(sizes) < SMALL_FILE else usable_cores()
+
+
+def _size(source: Source) -> int:
+    """Encoded bytes; 0 when that is not known."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return len(source)
+    if isinstance(source, (str, os.PathLike)):
+        try:
+            return Path(source).stat().st_size
+        except (OSError, ValueError):
+            return 0
+    return 0

@@ -1,0 +1,67 @@
+"""PyTorch on a checkpoint: what the full-precision figures come from, before there is a graph (needs torch).
+
+`torch` and `edgedet.models` are imported when a checkpoint is loaded, not before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgedet.artifact import Artifact
+from edgedet.errors import RuntimeUnavailable
+from edgedet.preprocess import Pixels
+from edgedet.runtime.base import LOGIT, Options, Outputs
+
+
+class TorchRuntime:
+    """A rebuilt network in evaluation mode, on the first CUDA device when there is one."""
+
+    name = "torch"
+
+    def __init__(self, artifact: Artifact, options: Options) -> None:
+        import torch
+
+        from edgedet import models
+
+        # Process-wide in PyTorch: the last runtime that is loaded decides.
+        torch.set_num_threads(options.threads)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model: Any = models.build(artifact).eval().to(self._device)
+        self._torch = torch
+
+    def run(self, pixels_u8_nhwc: Pixels) -> Outputs:
+        """The logits, float32 (B,)."""
+        # A read-only array (a memory map) cannot be shared with torch.
+        shared = pixels_u8_nhwc if pixels_u8_nhwc.flags.writeable else pixels_u8_nhwc.copy()
+        with self._torch.inference_mode():
+            logits = self._model(self._torch.from_numpy(shared).to(self._device))
+        return {LOGIT: np.asarray(logits.float().cpu().numpy(), dtype=np.float32)}
+
+    def describe(self) -> dict[str, str | int | bool]:
+        """The library's version, the device and the threads."""
+        return {
+            "runtime": self.name,
+            "version": str(self._torch.__version__),
+            "device": str(self._device),
+            "threads": self._torch.get_num_threads(),
+        }
+
+    def close(self) -> None:
+        """Release the network."""
+        self._model = None
+
+
+def load(artifact: Artifact, options: Options) -> TorchRuntime:
+    """The checkpoint's network.
+
+    Raises:
+        RuntimeUnavailable: a package that the network needs is not installed.
+    """
+    try:
+        return TorchRuntime(artifact, options)
+    except ModuleNotFoundError as error:
+        raise RuntimeUnavailable(
+            f"{artifact.path}: needs {error.name}, which is not installed: pip install 'edgedet[train]'"
+        ) from error
