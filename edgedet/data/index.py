@@ -103,7 +103,7 @@ class Index:
         temporary = target.with_name(f".{target.name}.partial-{os.getpid()}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", newline="", encoding="utf-8") as file:
+            with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
                 writer = csv.writer(file)
                 writer.writerow(["# root", os.path.relpath(self.root.resolve(), target.parent.resolve())])
                 writer.writerow(Row.__struct_fields__)
@@ -125,9 +125,9 @@ class Index:
         """
         source = Path(path)
         try:
-            with source.open(newline="", encoding="utf-8") as file:
+            with source.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
                 lines = list(csv.reader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+        except (OSError, csv.Error) as error:
             raise DataError(f"{source}: not an index that can be read: {error}") from error
         if len(lines) < 2 or len(lines[0]) != 2 or lines[0][0] != "# root":
             raise DataError(f"{source}: not an index: write one with `edgedet data scan DIR --out INDEX`")
