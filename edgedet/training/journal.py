@@ -1,0 +1,75 @@
+"""What a run says while it runs: a progress bar for people, a log file, and JSON lines of every figure."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+METRICS = "metrics.jsonl"
+LOG = "log.txt"
+
+log = logging.getLogger("edgedet.training")
+
+
+class Journal:
+    """Progress with time left on the terminal, ``log.txt`` and ``metrics.jsonl`` in the work folder; silent unless it leads."""
+
+    def __init__(self, work: Path, *, total: int, leads: bool, title: str) -> None:
+        self._work, self._leads = work, leads
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} steps"),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not leads,
+            transient=True,
+        )
+        self._task: TaskID = self._progress.add_task(title, total=total, figures="")
+        self._handler = logging.FileHandler(work / LOG, encoding="utf-8") if leads else logging.NullHandler()
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+
+    def __enter__(self) -> Journal:
+        log.addHandler(self._handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        if self._leads and self._progress.console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        log.removeHandler(self._handler)
+        self._handler.close()
+
+    def forget_after(self, step: int) -> None:
+        """Drop the figures of steps that a resumed run will take again."""
+        path = self._work / METRICS
+        if self._leads and path.is_file():
+            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            path.write_text("".join(f"{line}\n" for line in kept))
+
+    def step(self, step: int, figures: str) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=step, figures=figures)
+
+    def record(self, **figures: Any) -> None:
+        """Append one line of figures, with the time."""
+        if not self._leads:
+            return
+        with (self._work / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**figures, "time": round(time.time(), 3)}) + "\n")
+
+    def say(self, message: str) -> None:
+        """A line for the log and, above the bar, for people."""
+        if self._leads:
+            log.info(message)
+            self._progress.console.print(message, highlight=False)
