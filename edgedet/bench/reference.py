@@ -88,11 +88,19 @@ def load(device: str = "rtx-3090") -> tuple[PublishedRow, ...]:
     Raises:
         BenchError: no figures are kept for `device`, or the file is not valid.
     """
+    name, folder = device_name(device), folder_of("benchmarks/reference")
+    return tuple(read(folder / DEVICES[device][1], folder / "sources.csv", device=name))
+
+
+def device_name(device: str) -> str:
+    """What `device`, a name of the command line, is called in full.
+
+    Raises:
+        BenchError: no figures are kept for it.
+    """
     if device not in DEVICES:
         raise BenchError(f"no published figures for {device!r}{nearest(device, DEVICES)}")
-    name, file = DEVICES[device]
-    folder = folder_of("benchmarks/reference")
-    return tuple(read(folder / file, folder / "sources.csv", device=name))
+    return DEVICES[device][0]
 
 
 def read(figures: Path, sources: Path, *, device: str) -> list[PublishedRow]:

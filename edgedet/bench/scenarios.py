@@ -62,7 +62,7 @@ class Rules(Config, frozen=True, kw_only=True):
     max_seconds: float = 30.0
     rounds: int = 20
     warmup_seconds: float = 0.2
-    warmup_max_seconds: float = 5.0
+    warmup_max_seconds: float = 2.0
     stable_cov: float = 0.05
     settle_seconds: float = 0.005
 
@@ -183,7 +183,7 @@ def offline(
 
     A size at which one call would last more than `longest_call` seconds, going by the size before, is left out.
     """
-    rules = rules or Rules(seconds=1.0, min_runs=5, max_seconds=3.0, rounds=5)
+    rules = rules or sweep_rules(1.0)
     sweep: dict[str, list[Throughput]] = {name: [] for name in makers}
     for batch in sorted(set(batches)):
         runners = {name: make(batch) for name, make in makers.items() if _fits(sweep[name], batch, longest_call)}
@@ -194,6 +194,11 @@ def offline(
             calls, seconds = samples.nanoseconds.size, float(samples.nanoseconds.sum()) / 1e9
             sweep[name].append(Throughput(batch, batch * calls / seconds, calls))
     return {name: tuple(points) for name, points in sweep.items()}
+
+
+def sweep_rules(seconds: float) -> Rules:
+    """Rules for one batch size of the offline scenario: about `seconds` per runner, five times as long for three calls."""
+    return Rules(seconds=seconds, min_runs=3, max_seconds=5 * seconds, rounds=3, warmup_max_seconds=0.5)
 
 
 def best_threads(
@@ -212,7 +217,7 @@ def best_threads(
     runners = {str(threads): load(threads) for threads in chosen}
     if not runners:
         raise BenchError("no thread counts to choose from: give at least one")
-    rules = rules or Rules(seconds=0.5, min_runs=20, max_seconds=2.0, rounds=5)
+    rules = rules or Rules(seconds=0.5, min_runs=20, max_seconds=2.0, rounds=5, warmup_max_seconds=0.5)
     found = compare(runners, baseline=next(iter(runners)), rules=rules, clock=clock)
     p50 = {int(name): found.latency(name).p50_ms for name in runners}
     return ThreadChoice(min(p50, key=lambda threads: (p50[threads], threads)), p50)

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edgedet.bench import probe
 from edgedet.bench.result import BenchRow, Interval
+from edgedet.bench.statistics import UNSTEADY_COV
+from edgedet.errors import BenchError
 
 MARKS = {"measured": "", "published": "†", "estimated": "‡"}
 NOTHING = "–"
@@ -35,10 +38,9 @@ def _latency(pick: Callable[[BenchRow], float | None]) -> Callable[[BenchRow], s
 COLUMNS = (
     Column("model", lambda row: f"{row.name} (untrained)" if row.weights == "untrained" else row.name, figure=False),
     Column("figures", lambda row: "failed" if row.error else row.kind, figure=False),
-    Column("device", lambda row: row.device.name, figure=False),
     Column("runtime", lambda row: " ".join(filter(None, (row.runtime, row.runtime_version))) or None, figure=False),
     Column("precision", lambda row: row.precision, figure=False),
-    Column("px", lambda row: _pixels(row)),
+    Column("px", lambda row: _pixels(row), figure=False),
     Column("threads", lambda row: None if row.threads is None else str(row.threads)),
     Column("size KB", lambda row: None if row.size_bytes is None else _short(row.size_bytes / 1000)),
     Column("peak MB", lambda row: None if row.memory is None else _short(row.memory.peak_bytes / 1e6)),
@@ -55,15 +57,19 @@ COLUMNS = (
 )
 
 
-def rich_table(rows: Sequence[BenchRow], title: str | None = None) -> RenderableType:
-    """The table and its footnotes, to be printed by a `rich` console."""
+def rich_tables(rows: Sequence[BenchRow], width: int) -> list[Table]:
+    """The table for a terminal of `width` characters; what does not fit goes on below, under the same first column."""
     columns, cells = _cells(rows)
-    table = Table(title=title, header_style="bold", title_justify="left")
-    for column in columns:
-        table.add_column(column.heading, justify="right" if column.figure else "left", overflow="fold")
-    for row, line in zip(rows, cells, strict=True):
-        table.add_row(*(Text(cell) for cell in line), style="" if row.kind == "measured" else "dim")
-    return Group(table, *(Text(note) for note in footnotes(rows)))
+    widths = [max(len(text) for text in (column.heading, *(line[at] for line in cells))) for at, column in enumerate(columns)]
+    tables = []
+    for shown in _pages(widths, width):
+        table = Table(header_style="bold")
+        for position in shown:
+            table.add_column(columns[position].heading, justify="right" if columns[position].figure else "left")
+        for row, line in zip(rows, cells, strict=True):
+            table.add_row(*(Text(line[position]) for position in shown), style="" if row.kind == "measured" else "dim")
+        tables.append(table)
+    return tables
 
 
 def markdown(rows: Sequence[BenchRow]) -> str:
@@ -78,24 +84,65 @@ def markdown(rows: Sequence[BenchRow]) -> str:
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
 
-def show(rows: Sequence[BenchRow], console: Console | None = None, title: str | None = None) -> None:
-    """Print the table on `console`, standard output by default."""
-    (console or Console()).print(rich_table(rows, title))
+def show(rows: Sequence[BenchRow], console: Console | None = None) -> None:
+    """Print the table and its footnotes on `console`, standard output by default."""
+    out = console or Console()
+    for table in rich_tables(rows, out.width):
+        out.print(table)
+    for note in footnotes(rows):
+        out.print(Text(f"- {note}"))
 
 
 def footnotes(rows: Sequence[BenchRow]) -> list[str]:
-    """What stands below the table: legend and sources, what the speed-up is over, failures, notes; each once."""
-    notes = [f"{MARKS[row.kind]} {row.kind}, not measured here: {row.name}: {row.source}" for row in rows if MARKS[row.kind]]
+    """What stands below the table: where and how it was measured, sources, failures, and what to be wary of; each once."""
+    notes = [_where(row) for row in rows if row.kind == "measured"]
+    notes += [f"{MARKS[row.kind]} {row.kind}: {row.name} on {row.device.name}: {row.source}" for row in rows if MARKS[row.kind]]
     notes += [f"speed-up: {row.statistic} of {row.speedup.baseline} / {row.statistic}, one run" for row in rows if row.speedup]
     notes += [f"p99 of {row.name}: {row.latency.p99_reason}" for row in rows if row.latency and row.latency.p99_reason]
     notes += [f"{row.name} failed: {row.error}" for row in rows if row.error]
     notes += [f"accuracy on the {row.accuracy.split} split" for row in rows if row.accuracy]
     notes += [note for row in rows for note in row.notes]
-    return list(dict.fromkeys(notes))
+    return list(dict.fromkeys([*notes, *_warnings(rows)]))
+
+
+def _where(row: BenchRow) -> str:
+    cores = f", {row.device.cores} cores" if row.device.cores else ""
+    flags = f" ({', '.join(row.device.flags)})" if row.device.flags else ""
+    return f"measured on {row.device.name}{cores}{flags}, {row.device.system}, {(row.date or '')[:10]}"
+
+
+def _warnings(rows: Sequence[BenchRow]) -> list[str]:
+    """What a reader must know before the measured figures are believed."""
+    unsteady = [f"{row.name} {row.latency.cov:.1%}" for row in rows if row.latency and row.latency.cov > UNSTEADY_COV]
+    cold = [row.name for row in rows if row.warmup_stable is False]
+    machine = [probe.busy(row.device) for row in rows] + [probe.disturbed(row.others_share) for row in rows]
+    return [
+        *(warning for warning in machine if warning),
+        *([f"unsteady, coefficient of variation above {UNSTEADY_COV:.1%}: {', '.join(unsteady)}"] if unsteady else []),
+        *([f"not steady when the warm-up ended: {', '.join(cold)}"] if cold else []),
+    ]
+
+
+def _pages(widths: Sequence[int], width: int) -> list[list[int]]:
+    """Column positions by table, each beginning with the first column."""
+    pages, used = [[0]], widths[0] + 4
+    for position in range(1, len(widths)):
+        if used + widths[position] + 3 > width and len(pages[-1]) > 1:
+            pages.append([0])
+            used = widths[0] + 4
+        pages[-1].append(position)
+        used += widths[position] + 3
+    return pages
 
 
 def _cells(rows: Sequence[BenchRow]) -> tuple[list[Column], list[list[str]]]:
-    """The columns that some row has a value for, and the marked values by row."""
+    """The columns that some row has a value for, and the marked values by row.
+
+    Raises:
+        BenchError: there are no rows.
+    """
+    if not rows:
+        raise BenchError("no results to show: run the benchmark first")
     columns = [column for column in COLUMNS if any(column.value(row) for row in rows)]
     return columns, [[_cell(column, row) for column in columns] for row in rows]
 

@@ -1,0 +1,178 @@
+"""From what one run measured to the lines of the result, the published ones beside the measured ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from edgedet.artifact import Figures
+from edgedet.bench import probe, reference
+from edgedet.bench.entry import Entry
+from edgedet.bench.probe import Device
+from edgedet.bench.reference import PublishedRow
+from edgedet.bench.result import Accuracy, BenchRow, Interval, Memory, Point
+from edgedet.bench.scenarios import Comparison, Throughput
+from edgedet.bench.statistics import Latency, Ratio
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything that one run measured, by entry name.
+
+    overhead: the null runtime; model, whole: single-stream, model-only and end to end; sweep: offline.
+    """
+
+    overhead: Latency
+    model: Comparison
+    whole: Comparison
+    sweep: Mapping[str, tuple[Throughput, ...]]
+    memory: Mapping[str, Memory]
+    others_share: float | None
+
+
+def build(
+    entries: Sequence[Entry],
+    device: Device,
+    measured: Measured | None,
+    baseline: str,
+    published: Mapping[str, PublishedRow | str],
+) -> list[BenchRow]:
+    """The lines in the order of `entries`; a published one stands after the last entry that it belongs to."""
+    anchor = next((entry.name for entry in entries if entry.weights == "untrained"), baseline)
+    lines: list[BenchRow] = []
+    for position, entry in enumerate(entries):
+        beside = published.get(entry.name)
+        notes = (beside,) if isinstance(beside, str) else ()
+        lines.append(_row(entry, device, measured, baseline if entry.weights == "trained" else anchor, notes))
+        later = [published.get(other.name) for other in entries[position + 1 :]]
+        if isinstance(beside, PublishedRow) and beside not in later:
+            lines.append(published_row(beside))
+    return lines
+
+
+def published(
+    entries: Sequence[Entry], device: str | None, architectures: Mapping[str, str]
+) -> dict[str, PublishedRow | str]:
+    """By entry name: the fastest published row of its architecture at its input size, or why there is none.
+
+    Raises:
+        BenchError: no figures are kept for `device`.
+    """
+    if device is None:
+        return {}
+    name = reference.device_name(device)
+    found: dict[str, PublishedRow | str] = {}
+    for entry in entries:
+        detector, preprocess = entry.artifact.manifest.detector.name, entry.artifact.manifest.preprocess
+        architecture = architectures.get(detector)
+        if architecture is None:
+            found[entry.name] = f"no published row of the {name} for {detector}: it is none of the published architectures"
+            continue
+        square = preprocess.height == preprocess.width
+        rows = reference.find(architecture, preprocess.height, device=device) if square else []
+        size = f"{preprocess.height}x{preprocess.width}"
+        found[entry.name] = rows[0] if rows else f"no published row of the {name} for {architecture} at {size} px"
+    return found
+
+
+def published_row(row: PublishedRow) -> BenchRow:
+    """A published throughput as a line: it has no latency, and none is made from it."""
+    return BenchRow(
+        name=row.model,
+        kind="published",
+        source=f"{row.source.protocol}; {row.source.url}",
+        device=Device(name=row.device),
+        runtime=row.source.runtime,
+        precision=row.precision,
+        layout=row.layout,
+        img_size=(row.img_size, row.img_size),
+        batch=row.batch_size,
+        statistic="throughput",
+        throughput=(Point(batch=row.batch_size, images_per_second=row.samples_per_sec),),
+    )
+
+
+def accuracy_of(metrics: Figures) -> Accuracy | None:
+    """What a manifest's figures say; None when the artifact was not evaluated."""
+    overall = metrics.get("overall", metrics)
+    balanced, auc = _interval(overall.get("balanced_accuracy")), _interval(overall.get("auc"))
+    if balanced is None and auc is None:
+        return None
+    worst, figure = _worst(metrics.get("generators", {}))
+    return Accuracy(
+        split=str(metrics.get("split", "val")),
+        balanced_accuracy=balanced,
+        auc=auc,
+        worst_generator=worst,
+        worst_balanced_accuracy=figure,
+        flip_rate=_interval(metrics.get("flip_rate")),
+    )
+
+
+def _row(entry: Entry, device: Device, measured: Measured | None, baseline: str, notes: tuple[str, ...]) -> BenchRow:
+    manifest = entry.artifact.manifest
+    figures: dict[str, Any] = {"error": entry.error}
+    if measured is not None and entry.error is None:
+        figures = _figures(entry, measured, baseline)
+    return BenchRow(
+        name=entry.name,
+        kind="measured",
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        device=device,
+        precision=manifest.graphs[0].precision if manifest.graphs else "fp32",
+        layout="nhwc",
+        img_size=(manifest.preprocess.height, manifest.preprocess.width),
+        weights=entry.weights,
+        digest=entry.artifact.digest,
+        size_bytes=entry.artifact.model_bytes,
+        accuracy=accuracy_of(manifest.metrics) if entry.weights == "trained" else None,
+        notes=(*entry.notes, *notes),
+        **figures,
+    )
+
+
+def _figures(entry: Entry, measured: Measured, baseline: str) -> dict[str, Any]:
+    """The fields of a line that were measured."""
+    name, warm_up = entry.name, measured.model.warm_ups[entry.name]
+    return {
+        "runtime": entry.described.get("runtime"),
+        "runtime_version": entry.described.get("version"),
+        "threads": entry.threads,
+        "threads_p50_ms": dict(entry.threads_p50_ms),
+        "memory": measured.memory.get(name),
+        "warmup_ms": warm_up.milliseconds,
+        "warmup_stable": warm_up.stable,
+        "latency": measured.model.latency(name),
+        "end_to_end": measured.whole.latency(name),
+        "throughput": tuple(
+            Point(batch=p.batch, images_per_second=p.images_per_second, threads=entry.sweep_threads, calls=p.calls)
+            for p in measured.sweep.get(name, ())
+        ),
+        "speedup": _speedup(measured.model, name, baseline),
+        "harness_ms": measured.overhead.p50_ms,
+        "others_share": measured.others_share,
+        "versions": probe.versions(),
+    }
+
+
+def _speedup(model: Comparison, name: str, baseline: str) -> Ratio | None:
+    """None when the baseline fell out: nothing else takes its place."""
+    return model.ratio(name, baseline) if baseline in model.samples else None
+
+
+def _interval(figure: Any) -> Interval | None:
+    if not isinstance(figure, Mapping) or figure.get("value") is None:
+        return None
+    return Interval(value=figure["value"], low=figure.get("low"), high=figure.get("high"))
+
+
+def _worst(generators: Mapping[str, Any]) -> tuple[str | None, Interval | None]:
+    """The generator with the lowest balanced accuracy."""
+    found = {name: _interval(figures.get("balanced_accuracy")) for name, figures in generators.items()}
+    known = {name: figure for name, figure in found.items() if figure is not None and figure.value is not None}
+    if not known:
+        return None, None
+    worst = min(known, key=lambda name: known[name].value or 0.0)
+    return worst, known[worst]

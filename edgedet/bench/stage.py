@@ -1,0 +1,123 @@
+"""The benchmark: artifacts side by side in one run, beside the published figures of another machine.
+
+Every artifact is timed in both scenarios of `edgedet.bench.scenarios`, interleaved with the others, at its own best thread
+count; its size and its peak memory are measured, and its accuracy is copied from its own manifest, so that speed and
+accuracy carry the same digest. `anchor` holds the two permanent lines, ResNet-50 at 224 px in FP32 and INT8: measured here and
+published for the other machine, they say how the two machines compare. Their weights may be untrained, and their rows say so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgedet.artifact import Artifact
+from edgedet.bench import entry as entries_of
+from edgedet.bench import memory, probe, result, rows, scenarios
+from edgedet.bench.entry import Entry, Threads
+from edgedet.bench.probe import CpuTime, Device
+from edgedet.bench.result import BenchRow, Memory
+from edgedet.bench.rows import Measured
+from edgedet.bench.scenarios import BATCHES, Rules, Throughput
+from edgedet.data.index import Index
+from edgedet.errors import BenchError, nearest
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    artifacts: Sequence[Artifact],
+    *,
+    anchor: Sequence[Artifact] = (),
+    data: Index | None = None,
+    runtime: str = "auto",
+    baseline: str | None = None,
+    threads: Threads = "best",
+    record: Path | None = None,
+    reference: str | None = "rtx-3090",
+    architectures: Mapping[str, str] | None = None,
+    seconds: float = 10.0,
+    batches: Sequence[int] = BATCHES,
+) -> list[BenchRow]:
+    """Measure `artifacts`, then `anchor`, and set the published rows of `reference` beside them.
+
+    A row that cannot be measured is there with its `error`. An artifact takes about twice `seconds`, and up to seven times
+    when one call is slow.
+
+    Args:
+        artifacts: in the order of the table.
+        anchor: marked untrained, and compared among themselves.
+        data: the images that are timed, usually one split; None: the golden images.
+        runtime: a name of `edgedet.runtime.base`; ``auto``: the one for the artifact's kind.
+        baseline: the folder name of the artifact that speed-ups are over; None: the first.
+        threads: ``best`` measures each artifact at 1, 2, 4 ... and all cores and takes the least p50.
+        record: a file of JSON lines that the rows are added to.
+        reference: the machine whose published rows are shown, a key of `edgedet.bench.reference.DEVICES`; None: no such rows.
+        architectures: the timm architecture that a detector's published row is found under, by detector name.
+        seconds: of the single-stream scenario, per artifact; at least 1,000 runs, when three times as long allows them.
+        batches: the sweep of the offline scenario.
+
+    Raises:
+        BenchError: nothing to measure, no such baseline or reference, no images, or `record` cannot be written.
+    """
+    entries = entries_of.collect(artifacts, anchor)
+    names = [entry.name for entry in entries if entry.weights == "trained"] or [entry.name for entry in entries]
+    if baseline is not None and baseline not in names:
+        raise BenchError(f"no artifact to compare with is called {baseline!r}{nearest(baseline, names)}")
+    published = rows.published(entries, reference, architectures or {})
+    images = entries_of.sample_images(data, entries)
+    device, before = probe.device(), probe.cpu_time()
+    for entry in entries:
+        entry.prepare(images, runtime=runtime, threads=threads)
+    measured = _measure([entry for entry in entries if entry.error is None], device, before, runtime, seconds, batches)
+    found = rows.build(entries, device, measured, baseline or names[0], published)
+    if record is not None:
+        result.append(record, found)
+    return found
+
+
+def _measure(
+    live: Sequence[Entry], device: Device, before: CpuTime | None, runtime: str, seconds: float, batches: Sequence[int]
+) -> Measured | None:
+    """Both scenarios and the memory of all that could be loaded; None when nothing could."""
+    if not live:
+        return None
+    base = live[0].name
+    try:
+        log.info("single-stream, model only, of %s", ", ".join(entry.name for entry in live))
+        overhead = scenarios.overhead()
+        model = scenarios.compare({e.name: e.model_only() for e in live}, baseline=base, rules=Rules.lasting(seconds))
+        log.info("single-stream, end to end")
+        whole = scenarios.compare({e.name: e.end_to_end() for e in live}, baseline=base, rules=Rules.lasting(seconds / 2))
+        log.info("offline, batches of %s", ", ".join(map(str, batches)))
+        sweep = _sweep(live, runtime, seconds, batches)
+        others = probe.others_share(before, probe.cpu_time(), device.cores or 1)
+    finally:
+        for entry in live:
+            entry.close()
+    peaks = {entry.name: peak for entry in live if (peak := _memory(entry, runtime)) is not None}
+    return Measured(overhead, model, whole, sweep, peaks, others)
+
+
+def _sweep(
+    live: Sequence[Entry], runtime: str, seconds: float, batches: Sequence[int]
+) -> dict[str, tuple[Throughput, ...]]:
+    """The offline scenario of those whose batch size is free, at `sweep_threads`."""
+    free = [entry for entry in live if entry.fixed_batch is None]
+    for entry in live:
+        if entry.fixed_batch is not None:
+            entry.notes.append(f"{entry.name}: its graph has a fixed batch of {entry.fixed_batch}: no sweep")
+    for entry in free:
+        if entry.sweep_threads != entry.threads:
+            entry.load(runtime, entry.sweep_threads)
+    makers = {entry.name: entry.batch for entry in free}
+    return scenarios.offline(makers, batches=batches, rules=scenarios.sweep_rules(seconds / 10))
+
+
+def _memory(entry: Entry, runtime: str) -> Memory | None:
+    try:
+        return memory.measure(entry.artifact, runtime=runtime, threads=entry.threads)
+    except BenchError as error:
+        entry.notes.append(str(error))
+        return None
