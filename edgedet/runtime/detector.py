@@ -33,7 +33,7 @@ from edgedet.runtime import base
 from edgedet.runtime.base import Runtime
 
 OnError = Literal["raise", "return"]
-_Decoded: TypeAlias = "Pixels | ImageError"
+Decoded: TypeAlias = "Pixels | ImageError"
 _SAMPLE = 64  # files whose size decides how many threads decode
 
 
@@ -109,7 +109,7 @@ class Detector:
         """As :meth:`predict`, one at a time as they are ready: for a folder that does not fit in memory."""
         threshold = self._threshold(operating_point)
         decoded = _decoded(self.preprocess, iter(_each(images)), ahead=self.batch_size)
-        for batch in _batches(decoded, self.batch_size):
+        for batch in batches(decoded, self.batch_size):
             if isinstance(batch, ImageError):
                 if on_error == "raise":
                     raise batch
@@ -169,10 +169,10 @@ def _each(images: Source | Iterable[Source]) -> Iterable[Source]:
     return images
 
 
-def _decoded(preprocess: Preprocess, sources: Iterator[Source], *, ahead: int) -> Iterator[_Decoded]:
+def _decoded(preprocess: Preprocess, sources: Iterator[Source], *, ahead: int) -> Iterator[Decoded]:
     """Pixels or the error of each source, in order, decoded in the background while the caller works."""
 
-    def decode(source: Source) -> _Decoded:
+    def decode(source: Source) -> Decoded:
         try:
             return preprocess(source)
         except ImageError as error:
@@ -187,7 +187,7 @@ def _decoded(preprocess: Preprocess, sources: Iterator[Source], *, ahead: int) -
     ahead = threads + 1 if preprocess.geometry == "native" else ahead + threads
     remaining = itertools.chain(first, sources)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        waiting: deque[Future[_Decoded]] = deque()
+        waiting: deque[Future[Decoded]] = deque()
         try:
             waiting.extend(pool.submit(decode, source) for source in itertools.islice(remaining, ahead))
             while waiting:
@@ -199,7 +199,7 @@ def _decoded(preprocess: Preprocess, sources: Iterator[Source], *, ahead: int) -
                 future.cancel()
 
 
-def _batches(decoded: Iterator[_Decoded], size: int) -> Iterator[list[Pixels] | ImageError]:
+def batches(decoded: Iterator[Decoded], size: int) -> Iterator[list[Pixels] | ImageError]:
     """Runs of at most `size` images of one shape (of mixed sizes: batches of one); errors stand alone, in order."""
     batch: list[Pixels] = []
     for item in decoded:
