@@ -151,9 +151,9 @@ def test_every_resample_is_scored_like_the_images_it_drew():
 
 def test_twenty_thousand_images_take_a_few_seconds():
     logits, labels = draw(10_000, 10_000)
-    start = time.perf_counter()
+    start = time.process_time()  # not the wall: other tests may share the core
     figures = metrics.summary(logits, labels, Calibration())
-    assert time.perf_counter() - start < 15  # about one second on an idle core
+    assert time.process_time() - start < 10  # about one second on an idle core
     assert figures["tpr_at_fpr1"]["low"] < figures["tpr_at_fpr1"]["value"] < figures["tpr_at_fpr1"]["high"]
 
 

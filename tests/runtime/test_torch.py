@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from edgedet import Artifact, Detector, Preprocess
+from edgedet import artifact as artifacts
+from edgedet.artifact import WEIGHTS, DetectorSpec, Manifest
+
+torch = pytest.importorskip("torch")
+models = pytest.importorskip("edgedet.models")
+from safetensors.torch import save_file  # noqa: E402  (needs torch)
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Artifact:
+    torch.manual_seed(0)
+    spec = DetectorSpec(name="cifake-cnn")
+    with artifacts.writing(tmp_path / "checkpoint") as draft:
+        save_file(models.create(spec).state_dict(), draft.path / WEIGHTS)
+        draft.manifest = Manifest(
+            kind="checkpoint", stage="train", detector=spec, preprocess=Preprocess(height=32, width=32)
+        )
+    return Artifact.load(tmp_path / "checkpoint")
+
+
+def test_a_checkpoint_gives_its_networks_logits(checkpoint):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = models.build(checkpoint)(torch.from_numpy(pixels)).numpy()
+    with Detector.load(checkpoint, threads=1, batch_size=2) as detector:
+        np.testing.assert_allclose(detector.logits(pixels), expected, atol=1e-5)
+        predictions = detector.predict(pixels)
+        about = detector.runtime.describe()
+    assert [prediction.logit for prediction in predictions] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert (about["runtime"], about["threads"]) == ("torch", 1)
+
+
+def test_memory_mapped_pixels_are_read_without_being_touched(checkpoint, tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    np.save(tmp_path / "pixels.npy", pixels)
+    mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    with Detector.load(checkpoint, threads=1) as detector:
+        np.testing.assert_array_equal(detector.logits(mapped), detector.logits(pixels))
