@@ -312,6 +312,17 @@ class Draft:
     path: Path
     manifest: Manifest | None = None
 
+    def preview(self) -> Artifact:
+        """What is there so far as an artifact that can be loaded and run, before its figures are known.
+
+        Raises:
+            ArtifactError: the stage has set no manifest yet.
+        """
+        if self.manifest is None:
+            raise ArtifactError(f"{self.path}: the stage set no manifest")
+        complete = msgspec.structs.replace(self.manifest, files=_hashes(self.path))
+        return Artifact(self.path, complete, hashlib.sha256(msgspec.json.encode(complete)).hexdigest())
+
 
 @contextlib.contextmanager
 def writing(out: str | os.PathLike[str]) -> Iterator[Draft]:
@@ -388,10 +399,13 @@ def _parse_manifest(raw: bytes, folder: Path) -> Manifest:
 
 def _finish(manifest: Manifest, folder: Path) -> None:
     """Hash every file into the manifest and write it, flushed to disk before the rename."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    files = {name: sha256_of(folder / name) for name in names if name != MANIFEST}
-    complete = msgspec.structs.replace(manifest, files=files)
+    complete = msgspec.structs.replace(manifest, files=_hashes(folder))
     with (folder / MANIFEST).open("wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(complete), indent=2) + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {name: sha256_of(folder / name) for name in names if name != MANIFEST}

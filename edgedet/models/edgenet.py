@@ -89,7 +89,7 @@ def edge32(*, width: int = 32) -> EdgeNet:
     return edgenet(stem=width, widths=(width, 2 * width, 3 * width), depths=(1, 2, 2), strides=(1, 2, 2))
 
 
-def edge32_teacher(*, width: int = 56) -> EdgeNet:
+def edge32_teacher(*, width: int = 48) -> EdgeNet:
     """A teacher for 32-pixel crops: three residual stages at full, half and quarter resolution."""
     return edgenet(
         stem=width,

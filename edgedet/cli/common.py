@@ -1,0 +1,139 @@
+"""What the commands share: options, the data set, and output for people and machines."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from edgedet.artifact import Artifact, Gate
+from edgedet.data.index import Index
+from edgedet.errors import EdgedetError, UsageError
+from edgedet.recipe import Config, parse
+
+console = Console()
+
+DATA_VARIABLE = "EDGEDET_DATA"
+
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help=f"A folder in a known layout, an index, or an archive of such a folder; or ${DATA_VARIABLE}."),
+]
+Out = Annotated[Path, typer.Option("--out", help="The folder to write; it must not exist.")]
+Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the same as JSON; - is stdout.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run of this command stopped.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to set.")]
+GateFile = Annotated[Path | None, typer.Option("--gate", metavar="FILE", help="Gates to test instead of the artifact's own.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads in the runtime; all cores when left out.")]
+
+
+def show(*renderables: RenderableType, json: str | None = None, record: Any = None) -> None:
+    """Print for people, unless the JSON goes to stdout; write `record` where `json` says."""
+    if json != "-":
+        for renderable in renderables:
+            console.print(renderable)
+    if json:
+        write_json(json, record)
+
+
+def write_json(where: str, record: Any) -> None:
+    """`record` as indented JSON to a file, or to stdout for ``-``.
+
+    Raises:
+        EdgedetError: the file cannot be written.
+    """
+    text = msgspec.json.format(msgspec.json.encode(record), indent=2).decode()
+    if where == "-":
+        print(text)
+        return
+    try:
+        Path(where).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise EdgedetError(f"{where}: cannot be written: {error.strerror}") from error
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> Table:
+    """A table for people."""
+    made = Table(title=title, title_justify="left")
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def data_of(given: str | None) -> Index:
+    """The index behind ``--data`` or the environment.
+
+    Raises:
+        UsageError: neither is given.
+    """
+    from edgedet.data.archive import open_data
+
+    return open_data(required_data(given))
+
+
+def required_data(given: str | None) -> str:
+    """The path behind ``--data`` or the environment, unread."""
+    path = given or os.environ.get(DATA_VARIABLE)
+    if not path:
+        raise UsageError(f"this command needs --data (a folder, an index or an archive), or ${DATA_VARIABLE}")
+    return path
+
+
+class _GateFile(Config, frozen=True, kw_only=True):
+    gates: tuple[Gate, ...]
+
+
+def gates_of(path: Path) -> tuple[Gate, ...]:
+    """The ``[[gates]]`` of a TOML file.
+
+    Raises:
+        UsageError: it cannot be read. RecipeError: it is not valid.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: no gate file can be read there: {error}") from error
+    return parse(text, _GateFile, source=str(path)).gates
+
+
+def report_stage(artifact: Artifact, json: str | None) -> None:
+    """What a stage made: its figures, its gates, its notes; a failed gate is raised at the end.
+
+    Raises:
+        GateFailed: the artifact is there, but does not hold its gates.
+    """
+    from edgedet.evaluate.assess import require_gates
+    from edgedet.evaluate.tables import percent
+
+    metrics = artifact.manifest.metrics
+    rows = [
+        (name.replace("_", " "), percent(metrics[name]))
+        for name in ("balanced_accuracy", "auc", "tnr", "tpr", "tpr_at_fpr1", "tpr_at_fpr5", "ece")
+        if name in metrics
+    ]
+    rows += [("worst generator", str(metrics["worst_generator"]))] if metrics.get("worst_generator") else []
+    rows += [
+        (name.replace("_", " "), percent(metrics[name]))
+        for name in ("flips_against_parent", "flips_against_ancestor")
+        if name in metrics
+    ]
+    rows += [("size", f"{artifact.model_bytes / 1000:,.1f} kB"), ("digest", artifact.digest[:16])]
+    shown: list[RenderableType] = [table(f"{artifact.path} (validation split, %)", ("figure", "value [95 %]"), rows)]
+    shown += [f"gate: {gate['text']}" for gate in metrics.get("gates", ())]
+    shown += [f"note: {note}" for note in artifact.manifest.notes]
+    show(*shown, json=json, record={"path": str(artifact.path), "digest": artifact.digest, "manifest": artifact.manifest})
+    require_gates(artifact)
+
+
+def warn(message: str) -> None:
+    """A line on stderr."""
+    print(f"edgedet: {message}", file=sys.stderr)

@@ -1,0 +1,85 @@
+"""Data sets: ``edgedet data scan | simulate``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgedet.cli.common import Json, show, table, warn
+from edgedet.data.index import Index
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    data = typer.Typer(help="Data sets: layouts to an index, and the embedded data set.", no_args_is_help=True)
+    data.command("scan")(scan_folder)
+    data.command("simulate")(simulate_set)
+    app.add_typer(data, name="data")
+
+
+def scan_folder(
+    source: Annotated[Path, typer.Argument(help="A folder in a known layout, a table, or an archive.")],
+    out: Annotated[Path, typer.Option("--out", help="The index to write, a CSV.")],
+    label: Annotated[list[str] | None, typer.Option("--label", help="Another folder name, as in photos=real.")] = None,
+    keep_leaks: Annotated[bool, typer.Option(help="Keep test images whose bytes also stand in another split.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the splits that are cut.")] = 0,
+    json: Json = None,
+) -> None:
+    """Turn a folder layout into an index: label, generator, split, size, format, JPEG quality and sha256 of every image."""
+    from edgedet.data.archive import unpacked
+    from edgedet.data.scan import scan
+
+    result = scan(unpacked(source), label_map=_label_map(label or []), seed=seed, keep_leaks=keep_leaks)
+    result.index.save(out)
+    for path, reason in result.errors[:20]:
+        warn(f"left out: {path}: {reason}")
+    if len(result.errors) > 20:
+        warn(f"left out: {len(result.errors) - 20} more; --json lists all")
+    verb = "kept" if keep_leaks else "dropped"
+    summary = (
+        f"{out}: {len(result.index):,} images, {len(result.errors):,} that cannot be read, "
+        f"{len(result.leaks):,} leaked into another split ({verb})"
+    )
+    record = {
+        "index": str(out),
+        "images": len(result.index),
+        "errors": result.errors,
+        "leaks": [leak.__dict__ for leak in result.leaks],
+        "layout": result.layout,
+    }
+    show(_counts(result.index), summary, json=json, record=record)
+
+
+def simulate_set(
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    size: Annotated[int, typer.Option(min=16, help="Side of the crops in pixels.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of the crops, the kernels and the qualities.")] = 0,
+    json: Json = None,
+) -> None:
+    """Make the embedded data set: crops of shipped photographs, and the same through simulated generator decoders."""
+    from edgedet.data.simulate import simulate
+
+    index = simulate(out, size=size, seed=seed)
+    show(_counts(index), f"{out}: {len(index):,} images", json=json, record={"out": str(out), "images": len(index)})
+
+
+def _label_map(pairs: list[str]) -> dict[str, int]:
+    from edgedet.errors import UsageError
+
+    meanings = {"real": 0, "fake": 1}
+    found: dict[str, int] = {}
+    for pair in pairs:
+        name, equals, meaning = pair.partition("=")
+        if not equals or meaning not in meanings:
+            raise UsageError(f"--label {pair}: write FOLDER=real or FOLDER=fake")
+        found[name] = meanings[meaning]
+    return found
+
+
+def _counts(index: Index) -> object:
+    counts = Counter((row.split or "-", "fake" if row.label else "real", row.generator or "-") for row in index.rows)
+    rows = [(*key, f"{count:,}") for key, count in sorted(counts.items())]
+    return table("images", ("split", "label", "generator", "images"), rows, right=("images",))

@@ -1,0 +1,81 @@
+"""Distillation as a stage: a teacher and a student's recipe in, the student's checkpoint out."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import torch
+
+from edgedet import artifact as artifacts
+from edgedet import models
+from edgedet.artifact import Artifact, DetectorSpec, Gate, Manifest
+from edgedet.compress.teacher import Distillation, Listener, ask, require_flips_only
+from edgedet.data.index import Index
+from edgedet.evaluate.assess import assess, inherited
+from edgedet.models.pixels import PixelModel
+from edgedet.recipe import Config
+from edgedet.training import stage
+from edgedet.training.config import TrainingConfig
+from edgedet.training.distributed import group
+
+
+class DistillRecipe(Config, frozen=True, kw_only=True):
+    """``stage = "distill"``: which student, trained how, and how much it listens to its teacher."""
+
+    stage: Literal["distill"]
+    detector: DetectorSpec
+    preprocess: dict[str, Any] = {}
+    training: TrainingConfig = TrainingConfig()
+    distillation: Distillation = Distillation()
+    gates: tuple[Gate, ...] = ()
+
+
+def run(config: DistillRecipe, parent: Artifact, data: Index, out: Path, *, resume: bool = False) -> Artifact:
+    """Train a student on the labels and on the logits and embeddings of the teacher `parent`.
+
+    Raises:
+        ArtifactError: `out` exists, or the teacher is no checkpoint.
+        TrainingError: the augmentation has views that the teacher was not asked about.
+        Interrupted: stopped by a signal; `resume` goes on.
+    """
+    artifacts.check_free(out)
+    parent.require("checkpoint")
+    require_flips_only(config.training)
+    preprocess = stage.adjusted(models.lookup(config.detector.name).preprocess, config.preprocess)
+    torch.manual_seed(config.training.seed)
+    student = PixelModel(models.create(config.detector), preprocess)
+    with group() as processes:
+        if processes.leads:
+            ask(parent, data.split("train"), amp=config.training.amp)
+        processes.barrier()
+        answers = ask(parent, data.split("train"), amp=config.training.amp)
+        sets = stage.open_sets(data, preprocess, config.training, processes)
+        objective = Listener(student, config.detector.name, answers, config.training, config.distillation)
+        result = stage.train(objective, config.training, sets, out, processes, resume=resume, title="distill")
+        if not processes.leads:
+            return parent
+    with artifacts.writing(out) as draft:
+        draft.manifest = _manifest(config, parent, student)
+        stage.write_weights(draft.path, student)
+        stage.write_golden(draft.path, student, parent.golden.images, parent.golden.logits)
+        stage.keep_history(draft.path, stage.work_folder(out))
+        draft.manifest = assess(draft, data, parent=parent, extra={"best_epoch": result.best_epoch})
+    shutil.rmtree(stage.work_folder(out), ignore_errors=True)
+    return Artifact.load(out)
+
+
+def _manifest(config: DistillRecipe, teacher: Artifact, student: PixelModel) -> Manifest:
+    return Manifest(
+        kind="checkpoint",
+        stage="distill",
+        detector=config.detector,
+        preprocess=student.preprocess,
+        gates=inherited(teacher, config.gates),
+        seed=config.training.seed,
+        config=msgspec.to_builtins(config),
+        lineage=teacher.lineage_for_child(),
+        tools=artifacts.tool_versions("torch", "torchvision", "timm"),
+    )

@@ -1,0 +1,160 @@
+"""What a teacher says of the training images, asked once and kept, and the objective that a student learns it by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgedet import models
+from edgedet.artifact import Artifact
+from edgedet.data.dataset import ImageSet, open_set, prefetch
+from edgedet.data.index import Index
+from edgedet.data.parallel import tracked
+from edgedet.data.store import cache_root, writing_file
+from edgedet.errors import TrainingError
+from edgedet.models.pixels import PixelModel
+from edgedet.recipe import Config
+from edgedet.training.config import TrainingConfig
+from edgedet.training.losses import Batch, Objective, label_loss
+
+_BATCH = 256
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Distillation(Config, frozen=True, kw_only=True):
+    """How much a student listens to its teacher.
+
+    temperature: both logits are divided by it (Hinton, Vinyals, Dean, 2015); the gradient is scaled back by its square.
+    logit_weight: share of the teacher's logits in the loss, the rest are labels.
+    feature_weight: weight of matching the teacher's embedding (the classifier's input) through a learned projection, by
+        cosine distance; after Romero et al., FitNets, ICLR 2015.
+    """
+
+    temperature: Annotated[float, msgspec.Meta(gt=0)] = 2.0
+    logit_weight: Share = 0.8
+    feature_weight: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A teacher's answers: logits float32 (N, views) and embeddings float16 (N, views, D); views: as is, mirrored."""
+
+    logits: npt.NDArray[np.float32]
+    embeddings: npt.NDArray[np.float16]
+
+
+class Listener(Objective):
+    """A student between labels and a teacher whose answers are known for both views of every image."""
+
+    def __init__(
+        self, model: PixelModel, name: str, answers: Answers, config: TrainingConfig, distillation: Distillation
+    ) -> None:
+        super().__init__(model)
+        self.config, self.distillation = config, distillation
+        self.classifier_name = models.lookup(name).classifier
+        classifier = models.classifier_of(model.net, name)
+        self.project = nn.Linear(classifier.in_features, answers.embeddings.shape[2], bias=False)
+        self.answers = answers
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Labels, logits and embeddings, weighted; a scalar."""
+        positions, views = batch.positions.cpu().numpy(), batch.flipped.cpu().numpy().astype(np.int64)
+        theirs = torch.from_numpy(self.answers.logits[positions, views]).to(batch.labels.device)
+        assert isinstance(self.model, PixelModel)
+        with watched(self.model.net.get_submodule(self.classifier_name)) as seen:
+            logits = self.model(batch.pixels).float()
+        loss = (1 - self.distillation.logit_weight) * label_loss(logits, batch.labels, self.config)
+        loss = loss + self.distillation.logit_weight * logit_distance(logits, theirs, self.distillation.temperature)
+        if self.distillation.feature_weight:
+            wanted = torch.from_numpy(self.answers.embeddings[positions, views].astype(np.float32)).to(batch.labels.device)
+            loss = loss + self.distillation.feature_weight * embedding_distance(self.project(seen[0]).float(), wanted)
+        return loss
+
+
+def logit_distance(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """``T^2 KL(teacher || student)`` of the two-class softmax at temperature T, without the teacher's constant entropy.
+
+    For one logit this is the binary cross entropy with soft targets; (B,), (B,) -> scalar. Source: Hinton et al., 2015.
+    """
+    soft = torch.sigmoid(teacher / temperature)
+    return F.binary_cross_entropy_with_logits(student / temperature, soft) * temperature**2
+
+
+def embedding_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 - cosine similarity, the mean over (B, D)."""
+    return (1 - F.cosine_similarity(student, teacher, dim=1)).mean()
+
+
+@contextmanager
+def watched(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """The inputs of `layer` in the forward passes made inside the block."""
+    seen: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def ask(teacher: Artifact, data: Index, *, amp: bool = True) -> Answers:
+    """The answers of a checkpoint for the training images `data`, computed once and kept in the cache folder.
+
+    They are keyed by the teacher's digest and the content of the images, in order.
+    """
+    path = cache_root() / "answers" / f"{_key(teacher, data)}.npz"
+    if not path.is_file():
+        logits, embeddings = _answers(teacher, data, amp)
+        with writing_file(path) as file:
+            np.savez(file, logits=logits, embeddings=embeddings)
+    with np.load(path, allow_pickle=False) as kept:
+        return Answers(kept["logits"], kept["embeddings"])
+
+
+def require_flips_only(config: TrainingConfig) -> None:
+    """Refuse augmentations for which no answer is kept.
+
+    Raises:
+        TrainingError: names the way out.
+    """
+    if not config.augment.only_flips:
+        raise TrainingError(
+            "a teacher's answers are kept for an image and its mirror image only: "
+            "set shift, margin, brightness, contrast, jpeg and cutout of training.augment to 0"
+        )
+
+
+def _key(teacher: Artifact, data: Index) -> str:
+    digest = hashlib.sha256(teacher.digest.encode())
+    for row in data.rows:
+        digest.update(row.sha256.encode())
+    return digest.hexdigest()[:32]
+
+
+@torch.inference_mode()
+def _answers(teacher: Artifact, data: Index, amp: bool) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float16]]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = models.build(teacher).to(device)
+    images: ImageSet = open_set(data, teacher.manifest.preprocess)
+    classifier = models.classifier_of(model.net, teacher.manifest.detector.name)
+    chunks = [np.arange(start, min(start + _BATCH, len(images))) for start in range(0, len(images), _BATCH)]
+    logits = np.empty((len(images), 2), np.float32)
+    embeddings = np.empty((len(images), 2, classifier.in_features), np.float16)
+    kind = torch.bfloat16 if device.type == "cpu" else torch.float16
+    batches = tracked(prefetch(images.gather, chunks), total=len(chunks), title="ask the teacher")
+    with watched(classifier) as seen, torch.autocast(device.type, kind, enabled=amp):
+        for chunk, pixels in zip(chunks, batches, strict=True):
+            batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+            for view, views_pixels in enumerate((batch, batch.flip(2))):
+                logits[chunk, view] = model(views_pixels).float().cpu().numpy()
+                embeddings[chunk, view] = seen.pop().float().cpu().numpy()
+    return logits, embeddings

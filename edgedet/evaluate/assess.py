@@ -1,0 +1,137 @@
+"""What every stage ends with: thresholds re-fitted, figures measured, parent and ancestor compared, gates tested.
+
+An artifact keeps its validation logits and those of its full-precision ancestor, so a descendant is compared with both on the
+same images without either being run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgedet.artifact import Artifact, Calibration, Draft, Figures, Gate, Manifest
+from edgedet.data.index import Index
+from edgedet.errors import DataError, GateFailed
+from edgedet.evaluate import degrade, gates, slices, thresholds
+from edgedet.evaluate.gates import Evaluations
+from edgedet.evaluate.slices import Evaluation
+
+VALIDATION = "validation.npz"
+
+
+def inherited(parent: Artifact | None, own: tuple[Gate, ...]) -> tuple[Gate, ...]:
+    """The parent's gates, then those of the recipe that it does not have."""
+    before = parent.manifest.gates if parent else ()
+    return (*before, *(gate for gate in own if gate not in before))
+
+
+def assess(draft: Draft, data: Index, *, parent: Artifact | None, extra: Mapping[str, object] | None = None) -> Manifest:
+    """Measure the artifact in `draft` on the validation split of `data` and return its manifest with calibration and figures.
+
+    Runs it under every condition that its gates name. A failed gate is written down, not raised: see :func:`require_gates`.
+
+    Raises:
+        DataError: there is no validation split, or the parent was validated on other images.
+    """
+    preview = draft.preview()
+    val = data.split("val")
+    conditions = [degrade.CLEAN, *gates.conditions(preview.manifest.gates)]
+    raw = slices.evaluate_all(preview, val, conditions, n_boot=0)
+    calibration = thresholds.fit(raw[degrade.CLEAN].logits, val.labels, fitted_on=val.digest)
+    own = {name: evaluation.recalibrated(calibration) for name, evaluation in raw.items()}
+    theirs = parent_evaluations(parent, val, conditions) if parent else None
+    ancestors = ancestor_evaluations(parent, val) if parent else None
+    results = gates.check(preview.manifest.gates, own, parent=theirs, ancestor=ancestors)
+    metrics: Figures = {
+        **preview.manifest.metrics,
+        **slices.for_manifest(own),
+        **_comparison(own, theirs, ancestors),
+        "gates": [{"gate": gates.describe(r.gate), "outcome": r.outcome, "text": r.text} for r in results],
+        **(extra or {}),
+    }
+    if parent:
+        moved = thresholds.drift(parent.manifest.calibration, calibration, own[degrade.CLEAN].logits, val.labels)
+        metrics["threshold_drift"] = [line.__dict__ for line in moved]
+    _save(draft.path / VALIDATION, own, ancestors or own, val)
+    assert draft.manifest is not None
+    return msgspec.structs.replace(draft.manifest, calibration=calibration, metrics=metrics)
+
+
+def require_gates(artifact: Artifact) -> None:
+    """Raise when the artifact was written with a failed gate.
+
+    Raises:
+        GateFailed: lists the failed ones.
+    """
+    broken = [gate["text"] for gate in artifact.manifest.metrics.get("gates", ()) if gate["outcome"] == "failed"]
+    if broken:
+        raise GateFailed(f"{artifact.path} was written, but {len(broken)} of its gates failed: {'; '.join(broken)}")
+
+
+def parent_evaluations(parent: Artifact, val: Index, conditions: list[str]) -> Evaluations:
+    """The parent's evaluations from the logits it keeps; a condition that it was not measured under is measured now.
+
+    Raises:
+        DataError: it was validated on other images.
+    """
+    kept = _load(parent, "own", val)
+    missing = [name for name in conditions if name not in kept]
+    return {**kept, **slices.evaluate_all(parent, val, missing)} if missing else kept
+
+
+def ancestor_evaluations(parent: Artifact, val: Index) -> Evaluations:
+    """The evaluations of the first of the line, which every descendant carries.
+
+    Raises:
+        DataError: it was validated on other images.
+    """
+    return _load(parent, "ancestor", val)
+
+
+def _ordered(val: Index) -> str:
+    """A digest of the images in their order: logits are matched to images by place."""
+    return hashlib.sha256("\n".join(f"{row.sha256} {row.label} {row.generator}" for row in val.rows).encode()).hexdigest()
+
+
+def _comparison(own: Evaluations, theirs: Evaluations | None, ancestors: Evaluations | None) -> Figures:
+    clean = own[degrade.CLEAN]
+    return {
+        f"flips_against_{name}": slices.flips(clean, other[degrade.CLEAN])
+        for name, other in (("parent", theirs), ("ancestor", ancestors))
+        if other is not None
+    }
+
+
+def _save(path: Path, own: Evaluations, ancestor: Evaluations, val: Index) -> None:
+    """Logits by whose and under which condition, with the calibrations and the digest of the images in their order."""
+    calibrations = {"own": own[degrade.CLEAN].calibration, "ancestor": ancestor[degrade.CLEAN].calibration}
+    head = json.dumps(
+        {"images": _ordered(val), **{k: msgspec.to_builtins(v) for k, v in calibrations.items()}}
+    )
+    arrays: dict[str, npt.NDArray[np.float32]] = {
+        f"{whose}/{name}": evaluation.logits
+        for whose, evaluations in (("own", own), ("ancestor", ancestor))
+        for name, evaluation in evaluations.items()
+    }
+    np.savez(path, allow_pickle=False, head=np.frombuffer(head.encode(), dtype=np.uint8), **arrays)
+
+
+def _load(artifact: Artifact, whose: str, val: Index) -> dict[str, Evaluation]:
+    with np.load(artifact.file(VALIDATION), allow_pickle=False) as file:
+        head = json.loads(file["head"].tobytes())
+        logits = {name.partition("/")[2]: file[name] for name in file.files if name.startswith(f"{whose}/")}
+    if head["images"] != _ordered(val):
+        raise DataError(
+            f"{artifact.path} was validated on other images than the validation split of --data, or in another order: "
+            "a stage is compared with its parent on the same ones; give the same --data"
+        )
+    calibration = msgspec.convert(head[whose], Calibration)
+    return {
+        name: slices.of_logits(values, calibration, val, condition=name, n_boot=0) for name, values in logits.items()
+    }

@@ -1,0 +1,182 @@
+"""Full-precision training as a stage: a recipe and a data set in, a checkpoint out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from edgedet import artifact as artifacts
+from edgedet import models
+from edgedet.artifact import GOLDEN, WEIGHTS, Artifact, DetectorSpec, Gate, Golden, Manifest
+from edgedet.data.dataset import ImageSet, open_set
+from edgedet.data.index import Index
+from edgedet.data.simulate import golden_images
+from edgedet.evaluate.assess import assess
+from edgedet.models import structure
+from edgedet.models.pixels import PixelModel
+from edgedet.preprocess import Preprocess
+from edgedet.recipe import Config, convert
+from edgedet.training import journal
+from edgedet.training.config import TrainingConfig
+from edgedet.training.distributed import Group, group
+from edgedet.training.loop import FitResult, fit
+from edgedet.training.losses import Objective, Supervised
+
+
+class TrainRecipe(Config, frozen=True, kw_only=True):
+    """``stage = "train"``: which detector, from which pixels, trained how, and what its descendants must hold.
+
+    preprocess: changes to the detector's published input, key by key.
+    published: the figures of the source, as data; nothing is computed from them.
+    """
+
+    stage: Literal["train"]
+    detector: DetectorSpec
+    preprocess: dict[str, Any] = {}
+    training: TrainingConfig = TrainingConfig()
+    gates: tuple[Gate, ...] = ()
+    published: dict[str, float] = {}
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The images that a stage trains on and validates on, decoded for one preprocessing."""
+
+    train: ImageSet
+    val: ImageSet
+
+    @classmethod
+    def open(cls, data: Index, preprocess: Preprocess, config: TrainingConfig) -> Sets:
+        """Training images carry the margin that augmentation crops; validation images are what the device sees.
+
+        Raises:
+            DataError: a split is missing, or an image cannot be decoded.
+        """
+        wider = with_margin(preprocess, config.augment.margin)
+        return cls(open_set(data.split("train"), wider), open_set(data.split("val"), preprocess))
+
+
+def run(config: TrainRecipe, parent: None, data: Index, out: Path, *, resume: bool = False) -> Artifact:
+    """Train a detector from its builder's weights; the state of an unfinished run lies beside `out`.
+
+    Raises:
+        ArtifactError: `out` exists.
+        DataError: a split is missing.
+        Interrupted: stopped by a signal; `resume` goes on.
+    """
+    del parent  # the first of its line
+    artifacts.check_free(out)
+    preprocess = adjusted(models.lookup(config.detector.name).preprocess, config.preprocess)
+    torch.manual_seed(config.training.seed)
+    model = PixelModel(models.create(config.detector), preprocess)
+    with group() as processes:
+        sets = open_sets(data, preprocess, config.training, processes)
+        result = train(Supervised(model, config.training), config.training, sets, out, processes, resume=resume)
+        if not processes.leads:
+            return Artifact(out, _manifest(config, preprocess), "")
+    images = tuple(golden_images())
+    with artifacts.writing(out) as draft:
+        draft.manifest = _manifest(config, preprocess)
+        write_weights(draft.path, model)
+        write_golden(draft.path, model, images, parent_logits=None)
+        keep_history(draft.path, work_folder(out))
+        draft.manifest = assess(draft, data, parent=None, extra={"best_epoch": result.best_epoch})
+    shutil.rmtree(work_folder(out), ignore_errors=True)
+    return Artifact.load(out)
+
+
+def _manifest(config: TrainRecipe, preprocess: Preprocess) -> Manifest:
+    return Manifest(
+        kind="checkpoint",
+        stage="train",
+        detector=config.detector,
+        preprocess=preprocess,
+        gates=config.gates,
+        seed=config.training.seed,
+        config=msgspec.to_builtins(config),
+        tools=artifacts.tool_versions("torch", "torchvision", "timm"),
+    )
+
+
+def train(
+    objective: Objective, config: TrainingConfig, sets: Sets, out: Path, processes: Group, *, resume: bool, title: str = "train"
+) -> FitResult:
+    """:func:`edgedet.training.loop.fit` in the work folder of `out`; a stale one is cleared unless resuming."""
+    work = work_folder(out)
+    if not resume and processes.leads:
+        shutil.rmtree(work, ignore_errors=True)
+    processes.barrier()
+    size = sets.val.gather(np.array([0])).shape[1:3]
+    return fit(
+        objective, config, sets.train, sets.val, work, size=(size[0], size[1]), group=processes, resume=resume, title=title
+    )
+
+
+def open_sets(data: Index, preprocess: Preprocess, config: TrainingConfig, processes: Group) -> Sets:
+    """:meth:`Sets.open`, decoded by the leading process first, so that the others find the cache."""
+    if processes.leads:
+        Sets.open(data, preprocess, config)
+    processes.barrier()
+    return Sets.open(data, preprocess, config)
+
+
+def work_folder(out: Path) -> Path:
+    """Where an unfinished run of the stage that writes `out` keeps its state."""
+    return out.with_name(f".{out.name}.work")
+
+
+def adjusted(preprocess: Preprocess, changes: Mapping[str, Any], source: str = "preprocess") -> Preprocess:
+    """`preprocess` with some keys changed, validated as a recipe is."""
+    return convert({**msgspec.to_builtins(preprocess), **changes}, Preprocess, source=source)
+
+
+def with_margin(preprocess: Preprocess, margin: int) -> Preprocess:
+    """The same geometry with `margin` more pixels in each direction, for random crops."""
+    if not margin:
+        return preprocess
+    resize = max(preprocess.resize or 0, preprocess.height + margin, preprocess.width + margin) or None
+    return msgspec.structs.replace(
+        preprocess,
+        height=preprocess.height + margin,
+        width=preprocess.width + margin,
+        resize=resize if preprocess.geometry == "resize_shorter_crop" else None,
+        multiple=1,
+    )
+
+
+def write_weights(folder: Path, model: PixelModel) -> None:
+    """The network's tensors as safetensors, without anything that could run."""
+    save_state(model, folder / WEIGHTS)
+
+
+def save_state(model: PixelModel, path: Path) -> None:
+    """The network's state as safetensors at `path`."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}, path)
+
+
+def write_golden(folder: Path, model: PixelModel, images: tuple[bytes, ...], parent_logits: Any | None) -> None:
+    """The golden photographs, what the model makes of them, and what its parent made of them (itself when it has none)."""
+    pixels = np.stack([model.preprocess(image) for image in images])
+    model.eval()
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(pixels)).float().numpy()
+    Golden(images, pixels, logits if parent_logits is None else parent_logits, logits).save(folder / GOLDEN)
+
+
+def keep_history(folder: Path, work: Path) -> None:
+    """The figures of every epoch travel with the artifact."""
+    if (work / journal.METRICS).is_file():
+        shutil.copyfile(work / journal.METRICS, folder / journal.METRICS)
+
+
+def structure_of(model: PixelModel, spec: DetectorSpec) -> structure.Structure:
+    """What the manifest stores of `model`'s widths: the difference to what its builder makes."""
+    return structure.difference(model.net, models.rebuild(spec, {}))
