@@ -37,13 +37,13 @@ class Interval(Config, frozen=True, kw_only=True):
 
 
 class Accuracy(Config, frozen=True, kw_only=True):
-    """What the artifact's own manifest says of its verdicts, and on which split.
+    """How good the artifact's verdicts are, and on which split that was measured.
 
     worst_generator: the one with the lowest balanced accuracy, and that figure.
     flip_rate: the share of verdicts that differ from the parent's.
     """
 
-    split: str
+    split: str | None = None
     balanced_accuracy: Interval | None = None
     auc: Interval | None = None
     worst_generator: str | None = None

@@ -38,14 +38,21 @@ def build(
     measured: Measured | None,
     baseline: str,
     published: Mapping[str, PublishedRow | str],
+    metrics: Mapping[str, Figures],
 ) -> list[BenchRow]:
-    """The lines in the order of `entries`; a published one stands after the last entry that it belongs to."""
+    """The lines in the order of `entries`; a published one stands after the last entry that it belongs to.
+
+    metrics: by artifact digest, figures that take the place of the manifest's.
+    """
     anchor = next((entry.name for entry in entries if entry.weights == "untrained"), baseline)
     lines: list[BenchRow] = []
     for position, entry in enumerate(entries):
         beside = published.get(entry.name)
         notes = (beside,) if isinstance(beside, str) else ()
-        lines.append(_row(entry, device, measured, baseline if entry.weights == "trained" else anchor, notes))
+        figures = metrics.get(entry.artifact.digest, entry.artifact.manifest.metrics)
+        accuracy = accuracy_of(figures) if entry.weights == "trained" else None
+        base = baseline if entry.weights == "trained" else anchor
+        lines.append(_row(entry, device, measured, base, accuracy, notes))
         later = [published.get(other.name) for other in entries[position + 1 :]]
         if isinstance(beside, PublishedRow) and beside not in later:
             lines.append(published_row(beside))
@@ -95,23 +102,30 @@ def published_row(row: PublishedRow) -> BenchRow:
 
 
 def accuracy_of(metrics: Figures) -> Accuracy | None:
-    """What a manifest's figures say; None when the artifact was not evaluated."""
-    overall = metrics.get("overall", metrics)
-    balanced, auc = _interval(overall.get("balanced_accuracy")), _interval(overall.get("auc"))
+    """What figures in the form of a manifest's say (`edgedet.evaluate.slices.for_manifest`); None when there are none."""
+    balanced, auc = _interval(metrics.get("balanced_accuracy")), _interval(metrics.get("auc"))
     if balanced is None and auc is None:
         return None
-    worst, figure = _worst(metrics.get("generators", {}))
+    worst = metrics.get("worst_generator")
+    of_worst = metrics.get("generators", {}).get(worst, {})
     return Accuracy(
-        split=str(metrics.get("split", "val")),
+        split=", ".join(split or "unassigned" for split in metrics.get("splits", ())) or None,
         balanced_accuracy=balanced,
         auc=auc,
         worst_generator=worst,
-        worst_balanced_accuracy=figure,
+        worst_balanced_accuracy=_interval(of_worst.get("balanced_accuracy")),
         flip_rate=_interval(metrics.get("flip_rate")),
     )
 
 
-def _row(entry: Entry, device: Device, measured: Measured | None, baseline: str, notes: tuple[str, ...]) -> BenchRow:
+def _row(
+    entry: Entry,
+    device: Device,
+    measured: Measured | None,
+    baseline: str,
+    accuracy: Accuracy | None,
+    notes: tuple[str, ...],
+) -> BenchRow:
     manifest = entry.artifact.manifest
     figures: dict[str, Any] = {"error": entry.error}
     if measured is not None and entry.error is None:
@@ -127,7 +141,7 @@ def _row(entry: Entry, device: Device, measured: Measured | None, baseline: str,
         weights=entry.weights,
         digest=entry.artifact.digest,
         size_bytes=entry.artifact.model_bytes,
-        accuracy=accuracy_of(manifest.metrics) if entry.weights == "trained" else None,
+        accuracy=accuracy,
         notes=(*entry.notes, *notes),
         **figures,
     )
@@ -166,13 +180,3 @@ def _interval(figure: Any) -> Interval | None:
     if not isinstance(figure, Mapping) or figure.get("value") is None:
         return None
     return Interval(value=figure["value"], low=figure.get("low"), high=figure.get("high"))
-
-
-def _worst(generators: Mapping[str, Any]) -> tuple[str | None, Interval | None]:
-    """The generator with the lowest balanced accuracy."""
-    found = {name: _interval(figures.get("balanced_accuracy")) for name, figures in generators.items()}
-    known = {name: figure for name, figure in found.items() if figure is not None and figure.value is not None}
-    if not known:
-        return None, None
-    worst = min(known, key=lambda name: known[name].value or 0.0)
-    return worst, known[worst]

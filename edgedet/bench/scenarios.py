@@ -286,10 +286,11 @@ def _cov(values: Sequence[float]) -> float:
 def _quiet() -> Iterator[None]:
     """No garbage collection while the clock runs (it is done between rounds): the interpreter's pause is not the model's."""
     was_on = gc.isenabled()
-    gc.collect()
     gc.disable()
+    gc.freeze()  # what is there already need not be looked at between rounds
     try:
         yield
     finally:
+        gc.unfreeze()
         if was_on:
             gc.enable()

@@ -1,8 +1,8 @@
 """The benchmark: artifacts side by side in one run, beside the published figures of another machine.
 
 Every artifact is timed in both scenarios of `edgedet.bench.scenarios`, interleaved with the others, at its own best thread
-count; its size and its peak memory are measured, and its accuracy is copied from its own manifest, so that speed and
-accuracy carry the same digest. `anchor` holds the two permanent lines, ResNet-50 at 224 px in FP32 and INT8: measured here and
+count; its size and its peak memory are measured, and its accuracy is that of its own manifest, so that speed and accuracy carry
+the same digest. `anchor` holds the two permanent lines, ResNet-50 at 224 px in FP32 and INT8: measured here and
 published for the other machine, they say how the two machines compare. Their weights may be untrained, and their rows say so.
 """
 
@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgedet.artifact import Artifact
+from edgedet.artifact import Artifact, Figures
 from edgedet.bench import entry as entries_of
 from edgedet.bench import memory, probe, result, rows, scenarios
 from edgedet.bench.entry import Entry, Threads
@@ -37,6 +37,7 @@ def run(
     record: Path | None = None,
     reference: str | None = "rtx-3090",
     architectures: Mapping[str, str] | None = None,
+    metrics: Mapping[str, Figures] | None = None,
     seconds: float = 10.0,
     batches: Sequence[int] = BATCHES,
 ) -> list[BenchRow]:
@@ -55,6 +56,7 @@ def run(
         record: a file of JSON lines that the rows are added to.
         reference: the machine whose published rows are shown, a key of `edgedet.bench.reference.DEVICES`; None: no such rows.
         architectures: the timm architecture that a detector's published row is found under, by detector name.
+        metrics: figures by artifact digest, in the form of a manifest's, to show instead of the manifest's own.
         seconds: of the single-stream scenario, per artifact; at least 1,000 runs, when three times as long allows them.
         batches: the sweep of the offline scenario.
 
@@ -71,7 +73,7 @@ def run(
     for entry in entries:
         entry.prepare(images, runtime=runtime, threads=threads)
     measured = _measure([entry for entry in entries if entry.error is None], device, before, runtime, seconds, batches)
-    found = rows.build(entries, device, measured, baseline or names[0], published)
+    found = rows.build(entries, device, measured, baseline or names[0], published, metrics or {})
     if record is not None:
         result.append(record, found)
     return found

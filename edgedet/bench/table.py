@@ -100,7 +100,7 @@ def footnotes(rows: Sequence[BenchRow]) -> list[str]:
     notes += [f"speed-up: {row.statistic} of {row.speedup.baseline} / {row.statistic}, one run" for row in rows if row.speedup]
     notes += [f"p99 of {row.name}: {row.latency.p99_reason}" for row in rows if row.latency and row.latency.p99_reason]
     notes += [f"{row.name} failed: {row.error}" for row in rows if row.error]
-    notes += [f"accuracy on the {row.accuracy.split} split" for row in rows if row.accuracy]
+    notes += [f"accuracy on split {row.accuracy.split}" for row in rows if row.accuracy and row.accuracy.split]
     notes += [note for row in rows for note in row.notes]
     return list(dict.fromkeys([*notes, *_warnings(rows)]))
 

@@ -1,0 +1,23 @@
+import numpy as np
+import pytest
+
+from edgedet.bench import memory
+from edgedet.errors import BenchError
+
+
+def test_the_size_of_the_benchmark_is_not_the_models(make_onnx_artifact):
+    ballast = np.ones(25_000_000)  # 200 MB of this process
+    found = memory.measure(make_onnx_artifact(), runtime="onnxruntime", threads=1)
+    assert memory.peak_bytes() > ballast.nbytes
+    assert 10_000_000 < found.base_bytes < found.peak_bytes < ballast.nbytes
+
+
+def test_a_process_that_fails_says_why(make_onnx_artifact):
+    with pytest.raises(BenchError, match=r"memory could not be measured: .*expected `logit`"):
+        memory.measure(make_onnx_artifact(output="probability"), runtime="onnxruntime", threads=1)
+
+
+def test_without_the_kernels_mark_the_systems_is_used(tmp_path):
+    assert memory.peak_bytes(tmp_path / "missing") >= 1_000_000
+    (tmp_path / "status").write_text("Name:\tpython\nVmPeak:\t 9 kB\nVmHWM:\t    1234 kB\n")
+    assert memory.peak_bytes(tmp_path / "status") == 1234 * 1024

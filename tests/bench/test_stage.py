@@ -1,0 +1,179 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgedet import artifact as artifacts
+from edgedet.artifact import Artifact, DetectorSpec, Golden, Graph, Manifest
+from edgedet.bench import entry, result, stage
+from edgedet.data.index import Index, Row
+from edgedet.errors import BenchError
+from edgedet.preprocess import Preprocess
+
+INTERVAL = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 100, "reason": ""}
+METRICS = {
+    "balanced_accuracy": INTERVAL,
+    "auc": {**INTERVAL, "value": 0.97},
+    "splits": ["val"],
+    "worst_generator": "up4",
+    "generators": {"up2": {"balanced_accuracy": INTERVAL}, "up4": {"balanced_accuracy": {**INTERVAL, "value": 0.7}}},
+}
+
+
+@pytest.fixture
+def data(tmp_path) -> Index:
+    rows = []
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows.append(Row(path=f"{number}.png", label=number % 2))
+    return Index(tmp_path, tuple(rows))
+
+
+@pytest.fixture
+def run(data):
+    """The stage, as short as it can be."""
+    return lambda *args, **more: stage.run(*args, **{"data": data, "seconds": 0.04, "threads": 1, "batches": (1, 4), **more})
+
+
+def checkpoint(path) -> Artifact:
+    """Something that ONNX Runtime does not run."""
+    with artifacts.writing(path) as draft:
+        (draft.path / "weights.safetensors").write_bytes(b"weights")
+        draft.manifest = Manifest(
+            kind="checkpoint", stage="train", detector=DetectorSpec(name="resnet50"), preprocess=Preprocess()
+        )
+    return Artifact.load(path)
+
+
+def test_artifacts_are_measured_side_by_side_and_recorded(make_onnx_artifact, run, tmp_path):
+    teacher, student = make_onnx_artifact("teacher", metrics=METRICS), make_onnx_artifact("student", weights=(1, 0, 0))
+    other = {"balanced_accuracy": INTERVAL, "splits": ["test"], "flip_rate": {**INTERVAL, "value": 0.01}}
+    first, second = rows = run([teacher, student], record=tmp_path / "out.jsonl", metrics={student.digest: other})
+    assert [row.name for row in rows] == ["teacher", "student"]
+    for row, given in zip(rows, (teacher, student), strict=True):
+        assert (row.kind, row.weights, row.error, row.digest) == ("measured", "trained", None, given.digest)
+        assert row.size_bytes == given.file("model.onnx").stat().st_size
+        assert (row.runtime, row.threads, row.img_size, row.precision) == ("onnxruntime", 1, (8, 8), "fp32")
+        assert row.latency.p50_ms > row.harness_ms > 0
+        assert row.end_to_end.p50_ms > row.latency.p50_ms  # decoding a PNG takes longer than a graph of three weights
+        assert [(point.batch, point.threads) for point in row.throughput] == [(1, 1), (4, 1)]
+        assert row.memory.peak_bytes > row.memory.base_bytes
+        assert row.speedup.baseline == "teacher"
+        assert row.speedup.low <= row.speedup.value <= row.speedup.high
+        assert row.versions["onnxruntime"] == row.runtime_version
+    assert first.speedup.value == 1.0
+    assert (first.accuracy.balanced_accuracy.value, first.accuracy.split) == (0.9, "val")
+    assert (first.accuracy.worst_generator, first.accuracy.worst_balanced_accuracy.value) == ("up4", 0.7)
+    assert (second.accuracy.split, second.accuracy.auc, second.accuracy.flip_rate.value) == ("test", None, 0.01)
+    assert result.load(tmp_path / "out.jsonl") == rows
+
+
+def test_published_rows_stand_beside_the_anchor(make_onnx_artifact, run, monkeypatch):
+    monkeypatch.setattr(stage, "_memory", lambda entry, runtime: None)  # measured above; a process each
+    square = Preprocess(height=224, width=224)
+    anchor = [make_onnx_artifact(name, bias=bias, preprocess=square) for name, bias in (("fp32", 0), ("int8", 1))]
+    rows = run([make_onnx_artifact("mine")], anchor=anchor, architectures={"tiny": "resnet50"}, batches=(1,))
+    assert [(row.name, row.kind, row.weights) for row in rows] == [
+        ("mine", "measured", "trained"),
+        ("fp32", "measured", "untrained"),
+        ("int8", "measured", "untrained"),
+        ("resnet50", "published", None),
+    ]
+    published = rows[-1]
+    assert (published.latency, published.end_to_end, published.speedup, published.digest) == (None, None, None, None)
+    assert published.best_throughput.images_per_second == 3729.86
+    assert published.device.name == "NVIDIA GeForce RTX 3090"
+    assert [row.speedup.baseline for row in rows[:3]] == ["mine", "fp32", "fp32"]
+    assert rows[0].accuracy is None
+    assert rows[0].notes == ("no published row of the NVIDIA GeForce RTX 3090 for resnet50 at 8x8 px",)
+
+
+def test_a_failure_is_a_row_with_its_reason(make_onnx_artifact, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "_memory", lambda entry, runtime: None)
+    broken = checkpoint(tmp_path / "broken")
+    failed, good = run([broken, make_onnx_artifact("good")], runtime="onnxruntime", reference=None, batches=(1,))
+    assert "the onnxruntime runtime runs onnx artifacts, this is a checkpoint" in failed.error
+    assert (failed.latency, failed.throughput, failed.digest) == (None, (), broken.digest)
+    assert good.error is None
+    assert good.speedup is None  # the baseline fell out, and nothing takes its place
+
+    (alone,) = run([broken], runtime="onnxruntime", reference=None)
+    assert alone.error == failed.error
+
+
+def test_the_best_thread_count_is_chosen_and_reported(make_onnx_artifact, data, monkeypatch):
+    monkeypatch.setattr("edgedet.bench.scenarios.thread_candidates", lambda: (1, 2))
+    (mine,) = entry.collect([make_onnx_artifact("mine")], [])
+    mine.prepare([data.read(0)], runtime="auto", threads="best")
+    assert mine.error is None
+    assert set(mine.threads_p50_ms) == {1, 2}
+    assert mine.threads == min(mine.threads_p50_ms, key=mine.threads_p50_ms.__getitem__)
+    assert mine.described["threads"] == mine.threads
+    mine.close()
+
+
+def test_a_graph_with_a_fixed_batch_is_not_swept(tmp_path):
+    graph = Graph(file="model.onnx", inputs={"pixels": [1, 8, 8, 3]}, outputs=["logit"])
+    manifest = Manifest(
+        kind="onnx", stage="export", detector=DetectorSpec(name="tiny"), preprocess=Preprocess(), graphs=(graph,)
+    )
+    (fixed,) = entry.collect([Artifact(tmp_path / "fixed", manifest, "ab" * 32)], [])
+    assert fixed.fixed_batch == 1
+    assert stage._sweep([fixed], "auto", 1.0, (1, 4)) == {}
+    assert fixed.notes == ["fixed: its graph has a fixed batch of 1: no sweep"]
+
+
+def test_images_that_cannot_be_read_are_counted(make_onnx_artifact, data):
+    (mine,) = entry.collect([make_onnx_artifact("mine")], [])
+    mine.prepare([b"no image", data.read(0), data.read(1)], runtime="auto", threads=1)
+    assert mine.notes == ["mine: 1 of 3 images cannot be read and were not timed"]
+    assert [pixels.shape for pixels in mine.pixels] == [(1, 8, 8, 3)] * 2
+    mine.close()
+    (other,) = entry.collect([mine.artifact], [])
+    other.prepare([b"no image"], runtime="auto", threads=1)
+    assert other.error == "mine: none of the 1 images can be read by its preprocessing"
+
+
+def test_images_of_mixed_sizes_are_batched_by_repeating_one(make_onnx_artifact, tmp_path):
+    (mine,) = entry.collect([make_onnx_artifact("mine", preprocess=Preprocess(geometry="native"))], [])
+    images = []
+    for side in (4, 6):
+        Image.new("RGB", (side, side)).save(tmp_path / "image.png")
+        images.append((tmp_path / "image.png").read_bytes())
+    mine.prepare(images, runtime="auto", threads=1)
+    assert mine.batch(5)()["logit"].shape == (5,)
+    mine.close()
+
+
+def test_without_data_the_golden_images_are_timed(make_onnx_artifact, data, tmp_path):
+    with pytest.raises(BenchError, match="give a data set with --data"):
+        entry.sample_images(None, entry.collect([make_onnx_artifact("bare")], []))
+    images, none = tuple(data.read(number) for number in range(3)), np.zeros(3, np.float32)
+    with artifacts.writing(tmp_path / "golden") as draft:
+        Golden(images, np.zeros((3, 8, 8, 3), np.uint8), none, none).save(draft.path / "golden.npz")
+        draft.manifest = Manifest(kind="onnx", stage="export", detector=DetectorSpec(name="tiny"), preprocess=Preprocess())
+    assert entry.sample_images(None, entry.collect([Artifact.load(tmp_path / "golden")], [])) == list(images)
+
+
+def test_images_are_spread_over_a_large_index(data):
+    many = Index(data.root, data.rows * 100)
+    assert len(entry.sample_images(many, [])) == entry.IMAGES
+
+
+def test_names_are_told_apart(make_onnx_artifact, tmp_path):
+    (tmp_path / "other").mkdir()
+    one, two = make_onnx_artifact("a"), make_onnx_artifact("b", bias=1)
+    two.path.rename(tmp_path / "other" / "a")
+    moved = Artifact.load(tmp_path / "other" / "a")
+    assert [each.name for each in entry.collect([one, moved], [])] == ["a", f"a@{moved.digest[:8]}"]
+    with pytest.raises(BenchError, match="was given twice"):
+        entry.collect([one, one, one], [])
+
+
+def test_a_wrong_name_is_refused_before_anything_is_measured(make_onnx_artifact, run):
+    with pytest.raises(BenchError, match=r"no artifact to compare with is called 'teacher'; did you mean 'teachers'\?"):
+        run([make_onnx_artifact("teachers")], baseline="teacher")
+    with pytest.raises(BenchError, match="no published figures for 'rtx'"):
+        run([make_onnx_artifact("mine")], reference="rtx")
+    with pytest.raises(BenchError, match="give at least one artifact"):
+        run([])
