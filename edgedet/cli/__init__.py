@@ -1,7 +1,7 @@
 """The command line: one command a stage. Exit codes: 0 done, 1 error, 2 usage, 3 a gate failed, 130 interrupted.
 
 Each command prints a table for people on stdout and writes the same as JSON with ``--json FILE`` (``-`` is stdout);
-progress goes to stderr. Handlers import what they need when they run, so ``edgedet --help`` loads neither torch nor onnxruntime.
+progress goes to stderr. Handlers import what they need when they run: ``edgedet --help`` loads neither torch nor onnxruntime.
 """
 
 from __future__ import annotations

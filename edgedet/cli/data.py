@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from edgedet.cli.common import Json, show, table, warn
 from edgedet.data.index import Index
@@ -29,10 +30,9 @@ def scan_folder(
     json: Json = None,
 ) -> None:
     """Turn a folder layout into an index: label, generator, split, size, format, JPEG quality and sha256 of every image."""
-    from edgedet.data.archive import unpacked
-    from edgedet.data.scan import scan
+    from edgedet.data.archive import scan_data
 
-    result = scan(unpacked(source), label_map=_label_map(label or []), seed=seed, keep_leaks=keep_leaks)
+    result = scan_data(source, label_map=_label_map(label or []), seed=seed, keep_leaks=keep_leaks)
     result.index.save(out)
     for path, reason in result.errors[:20]:
         warn(f"left out: {path}: {reason}")
@@ -79,7 +79,7 @@ def _label_map(pairs: list[str]) -> dict[str, int]:
     return found
 
 
-def _counts(index: Index) -> object:
+def _counts(index: Index) -> Table:
     counts = Counter((row.split or "-", "fake" if row.label else "real", row.generator or "-") for row in index.rows)
     rows = [(*key, f"{count:,}") for key, count in sorted(counts.items())]
     return table("images", ("split", "label", "generator", "images"), rows, right=("images",))

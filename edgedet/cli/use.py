@@ -27,7 +27,7 @@ def detect(
     artifact: Annotated[Path, typer.Argument(help="The artifact to run.")],
     images: Annotated[list[Path], typer.Argument(help="Images, and folders of images.")],
     json: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write JSON lines; - is stdout.")] = None,
-    operating_point: Annotated[str | None, typer.Option(help="A threshold of the artifact: half, balanced, fpr1, fpr5.")] = None,
+    operating_point: Annotated[str | None, typer.Option(help="A threshold: half, balanced, fpr1, fpr5.")] = None,
     runtime: Annotated[str, typer.Option(help="The runtime; auto takes the one for the artifact.")] = "auto",
     threads: Threads = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
@@ -39,7 +39,7 @@ def detect(
     failed = 0
     with (
         Detector.load(artifact, runtime=runtime, threads=threads, batch_size=batch_size) as detector,
-        _lines(json) as write,
+        _Lines(json) as write,
     ):
         found = detector.stream(files, on_error="return", operating_point=operating_point)
         for path, prediction in zip(files, found, strict=True):
@@ -53,7 +53,7 @@ def detect(
         raise typer.Exit(1)
 
 
-class _lines:  # noqa: N801 - used like a function
+class _Lines:
     """Where predictions go: a line for people on stdout, JSON lines to a file, or JSON lines to stdout."""
 
     def __init__(self, json: str | None) -> None:

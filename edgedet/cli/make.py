@@ -1,0 +1,117 @@
+"""Making artifacts: ``edgedet train | distill | prune | export``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from edgedet import recipe
+from edgedet.artifact import Artifact, check_free
+from edgedet.cli.common import Data, GateFile, Json, Out, Overrides, Resume, data_of, gates_of, report_stage
+from edgedet.errors import UsageError
+
+Recipe = Annotated[str, typer.Argument(help="A recipe's name (`edgedet recipes` lists them) or the path of a TOML file.")]
+From = Annotated[Path, typer.Option("--from", help="The checkpoint to start from.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command("train")(train)
+    app.command("distill")(distill)
+    app.command("prune")(prune)
+    app.command("export")(export)
+
+
+def train(
+    name: Recipe, out: Out, overrides: Overrides = None, data: Data = None, resume: Resume = False, json: Json = None
+) -> None:
+    """Train a detector in full precision. Under torchrun (`torchrun -m edgedet train ...`) it is distributed."""
+    check_free(out)
+    from edgedet.training.stage import TrainRecipe, run
+
+    config = recipe.load("train", name, TrainRecipe, overrides or ())
+    _finished(run(config, None, data_of(data), out, resume=resume), json)
+
+
+def distill(
+    name: Recipe,
+    teacher: Annotated[Path, typer.Option("--teacher", help="The checkpoint to learn from.")],
+    out: Out,
+    overrides: Overrides = None,
+    data: Data = None,
+    resume: Resume = False,
+    json: Json = None,
+) -> None:
+    """Train a student on the labels and on what the teacher says of each image."""
+    check_free(out)
+    from edgedet.compress.distill import DistillRecipe, run
+
+    config = recipe.load("train", name, DistillRecipe, overrides or ())
+    _finished(run(config, Artifact.load(teacher), data_of(data), out, resume=resume), json)
+
+
+def prune(
+    name: Recipe,
+    parent: From,
+    out: Out,
+    overrides: Overrides = None,
+    teacher: Annotated[Path | None, typer.Option("--teacher", help="Who teaches between steps; else the parent.")] = None,
+    data: Data = None,
+    resume: Resume = False,
+    json: Json = None,
+) -> None:
+    """Remove whole channels in steps, with distillation between them."""
+    check_free(out)
+    from edgedet.compress.prune import PruneRecipe, run
+
+    config = recipe.load("train", name, PruneRecipe, overrides or ())
+    guide = Artifact.load(teacher) if teacher else None
+    cost = None
+    if config.cost == "latency":
+        from edgedet.compress.cost import latency
+
+        cost = latency
+    made = run(config, Artifact.load(parent), data_of(data), out, teacher=guide, cost=cost, resume=resume)
+    _finished(made, json)
+
+
+def export(
+    artifact: Annotated[Path, typer.Argument(help="The checkpoint to export.")],
+    out: Out,
+    target: Annotated[str, typer.Option(help="A target's name or the path of a TOML file; host is this machine.")] = "host",
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and activations; needs --data for the ranges.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision.")] = False,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Full precision, the default.")] = False,
+    data: Data = None,
+    gate: GateFile = None,
+    json: Json = None,
+) -> None:
+    """Write a graph for a device: ONNX with normalisation inside, quantized if asked, checked against the checkpoint."""
+    check_free(out)
+    precision = _precision(int8=int8, fp16=fp16, fp32=fp32)
+    if precision == "int8" and not data:
+        data_of(data)  # says what is missing before torch is loaded
+    from edgedet.export.stage import ExportConfig, run
+
+    config = ExportConfig(target=target, precision=precision, gates=gates_of(gate) if gate else None)
+    index = data_of(data) if data or precision == "int8" else None
+    _finished(run(config, Artifact.load(artifact), index, out), json)
+
+
+def _precision(*, int8: bool, fp16: bool, fp32: bool) -> Literal["fp32", "fp16", "int8"]:
+    asked: list[Literal["fp32", "fp16", "int8"]] = []
+    asked += ["int8"] if int8 else []
+    asked += ["fp16"] if fp16 else []
+    asked += ["fp32"] if fp32 else []
+    if len(asked) > 1:
+        raise UsageError(f"--{' and --'.join(asked)} exclude each other: give one")
+    return asked[0] if asked else "fp32"
+
+
+def _finished(artifact: Artifact, json: str | None) -> None:
+    """Report, unless this is one of torchrun's followers: only the leading process writes an artifact."""
+    if os.environ.get("RANK", "0") == "0":
+        report_stage(artifact, json)

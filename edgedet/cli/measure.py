@@ -1,0 +1,131 @@
+"""Measuring artifacts: ``edgedet eval | bench``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import RenderableType
+
+from edgedet.artifact import Artifact, Figures
+from edgedet.cli.common import Data, GateFile, Json, console, data_of, gates_of, show, warn
+from edgedet.data.index import Index
+from edgedet.errors import GateFailed
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command("eval")(evaluate)
+    app.command("bench")(bench)
+
+
+def evaluate(
+    artifact: Annotated[Path, typer.Argument(help="The artifact to evaluate.")],
+    data: Data = None,
+    split: Annotated[str, typer.Option(help="val, or test, which is reported once and never gated.")] = "val",
+    degrade: Annotated[list[str] | None, typer.Option("--degrade", help="A degradation, as in jpeg-60, web, hard.")] = None,
+    against: Annotated[Path | None, typer.Option("--against", help="An artifact to compare verdicts with.")] = None,
+    gate: GateFile = None,
+    json: Json = None,
+) -> None:
+    """Measure accuracy overall and per generator, clean and degraded, at the stored threshold."""
+    from edgedet.evaluate import gates, slices
+    from edgedet.evaluate.tables import evaluation_table, percent
+
+    subject = Artifact.load(artifact)
+    other = Artifact.load(against) if against else None
+    wanted = gates_of(gate) if gate else ()
+    images = data_of(data).split(split)
+    conditions = ["clean", *(degrade or ()), *gates.conditions(wanted)]
+    found = slices.evaluate_all(subject, images, conditions)
+    record: Figures = {"artifact": subject.digest, "evaluations": {name: each.plain() for name, each in found.items()}}
+    shown: list[RenderableType] = [evaluation_table(each) for each in found.values()]
+    theirs = slices.evaluate_all(other, images, conditions) if other else None
+    if other and theirs:
+        flips = {name: slices.flips(found[name], theirs[name]) for name in found}
+        shown += [f"verdict flips against {other.path}, {name}: {percent(flip)} %" for name, flip in flips.items()]
+        record |= {"against": other.digest, "flips": flips}
+    results = gates.check(wanted, found, parent=theirs, ancestor=theirs)
+    if results:
+        shown.append(gates.table(results))
+        record["gates"] = [{"gate": gates.describe(each.gate), "outcome": each.outcome, "text": each.text} for each in results]
+    show(*shown, json=json, record=record)
+    broken = gates.failed(results)
+    if broken:
+        raise GateFailed(f"{artifact}: {len(broken)} of {len(results)} gates failed: {'; '.join(each.text for each in broken)}")
+
+
+def bench(
+    artifacts: Annotated[list[Path], typer.Argument(help="Artifacts; speed-ups are over the first.")],
+    data: Data = None,
+    split: Annotated[str, typer.Option(help="The split of --data that accuracy and end-to-end time are measured on.")] = "val",
+    runtime: Annotated[str, typer.Option(help="The runtime; auto takes the one for each artifact.")] = "auto",
+    reference: Annotated[str, typer.Option(help="Whose published figures are set beside; none for none.")] = "rtx-3090",
+    anchor: Annotated[bool, typer.Option(help="Measure ResNet-50 at 224 px too, FP32 and INT8.")] = True,
+    threads: Annotated[int, typer.Option(min=0, help="Threads for all; 0 measures each artifact's best.")] = 0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Per artifact and scenario.")] = 10.0,
+    record: Annotated[Path | None, typer.Option(help="Append the result lines to this file of JSON lines.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
+    json: Json = None,
+) -> None:
+    """Measure latency, throughput, memory and size in one run, and set accuracy and published figures beside them."""
+    from edgedet.bench import stage, table
+
+    subjects = [Artifact.load(path) for path in artifacts]
+    index = data_of(data).split(split) if data else None
+    rows = stage.run(
+        subjects,
+        anchor=_anchors() if anchor else (),
+        data=index,
+        runtime=runtime,
+        threads=threads or "best",
+        record=record,
+        reference=None if reference == "none" else reference,
+        architectures=_architectures(subjects),
+        metrics=_figures(subjects, index) if index and split != "val" else None,
+        seconds=seconds,
+    )
+    if json != "-":
+        table.show(rows, console)
+    if markdown:
+        markdown.write_text(table.markdown(rows), encoding="utf-8")
+    show(json=json, record=[msgspec.to_builtins(row) for row in rows])
+
+
+def _anchors() -> Sequence[Artifact]:
+    try:
+        from edgedet.export.anchor import anchors
+    except ModuleNotFoundError as error:
+        warn(f"no ResNet-50 rows: making them needs {error.name}: pip install 'edgedet[train]', or pass --no-anchor")
+        return ()
+    return anchors()
+
+
+def _architectures(subjects: Sequence[Artifact]) -> Mapping[str, str]:
+    """Which published architecture each detector is; those of our own have none."""
+
+    found = {"resnet50": "resnet50", "ram-net": "resnet50"}
+    for subject in subjects:
+        name = subject.manifest.detector.name
+        if name.startswith("timm/"):
+            found[name] = name.removeprefix("timm/")
+    return found
+
+
+def _figures(subjects: Sequence[Artifact], index: Index) -> dict[str, Figures]:
+    """Accuracy on the split that was asked for, and verdict flips against each artifact's parent, or else the first."""
+    from edgedet.evaluate import slices
+
+    evaluations = {subject.digest: slices.evaluate(subject, index) for subject in subjects}
+    figures: dict[str, Figures] = {}
+    for subject in subjects:
+        parent = subject.manifest.parent
+        other = evaluations.get(parent.digest if parent else "", evaluations[subjects[0].digest])
+        own = evaluations[subject.digest]
+        figures[subject.digest] = slices.for_manifest({"clean": own})
+        if other is not own:
+            figures[subject.digest]["flips_against_parent"] = slices.flips(own, other)
+    return figures
