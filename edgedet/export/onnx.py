@@ -1,0 +1,151 @@
+"""A network to ONNX, through torch's exporter of captured programs (needs torch).
+
+The graph takes uint8 pixels (batch, height, width, 3), normalises inside and gives ``logit`` (batch,) first. What the exporter
+promises is checked on the file: the opset, the inputs and outputs, the layout change after the cast, folded BatchNorms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import onnx
+import torch
+from onnx import TensorProto
+from torch import nn
+
+import edgedet
+from edgedet.errors import ExportError
+from edgedet.preprocess import Preprocess
+
+INPUT, OUTPUT = "pixels", "logit"
+_EXAMPLE_BATCH = 2  # torch's exporter makes a constant of a dimension that is 1
+
+
+def export_onnx(
+    module: nn.Module,
+    preprocess: Preprocess,
+    path: Path | None = None,
+    *,
+    opset: int,
+    parent: str = "",
+    labels: Sequence[str] = ("real", "fake"),
+    outputs: Sequence[str] = (OUTPUT,),
+) -> onnx.ModelProto:
+    """The graph of `module` (uint8 (B, H, W, 3) -> (B,), or a tuple that starts with it), written to `path` when given.
+
+    parent: the digest of the artifact that `module` was built from; goes into the file's metadata.
+    outputs: the names of the outputs; the logit first.
+
+    Raises:
+        ExportError: the network cannot be captured, or the graph is not what was asked for.
+    """
+    model = _capture(module.eval(), preprocess, opset, outputs)
+    _strip(model)
+    for key, value in metadata(preprocess, parent, labels).items():
+        model.metadata_props.add(key=key, value=value)
+    check(model, opset=opset, outputs=outputs)
+    if path is not None:
+        onnx.save(model, path)
+    return model
+
+
+def metadata(preprocess: Preprocess, parent: str, labels: Sequence[str]) -> Mapping[str, str]:
+    """What the file says about itself, so that it is of use without its artifact."""
+    return {
+        "edgedet.version": edgedet.__version__,
+        "edgedet.parent": parent,
+        "edgedet.preprocess": msgspec.json.encode(preprocess).decode(),
+        "edgedet.labels": ",".join(labels),
+    }
+
+
+def check(model: onnx.ModelProto, *, opset: int, outputs: Sequence[str] = (OUTPUT,)) -> None:
+    """Hold the promises of this module on a graph.
+
+    Raises:
+        ExportError: names what is not as it should be.
+    """
+    found = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    if found.get("ai.onnx") != opset:
+        raise ExportError(f"asked for opset {opset}, the exporter wrote {found.get('ai.onnx')}: choose another opset")
+    value = model.graph.input[0]
+    shape = value.type.tensor_type.shape.dim
+    if len(model.graph.input) != 1 or value.type.tensor_type.elem_type != TensorProto.UINT8 or len(shape) != 4:
+        raise ExportError("expected one input of uint8 (batch, height, width, 3): wrap the network in a PixelModel")
+    if not shape[0].dim_param:
+        raise ExportError(f"the batch came out fixed at {shape[0].dim_value}: the network's forward depends on it")
+    names = [output.name for output in model.graph.output]
+    if names != list(outputs) or len(model.graph.output[0].type.tensor_type.shape.dim) != 1:
+        raise ExportError(f"expected outputs {', '.join(outputs)} with {outputs[0]} of shape (batch,), got {', '.join(names)}")
+    _check_nodes(model)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
+
+
+def _check_nodes(model: onnx.ModelProto) -> None:
+    producers = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization":
+            before = producers.get(node.input[0])
+            if before is not None and before.op_type == "Conv":
+                raise ExportError(f"{node.name}: a BatchNorm behind a convolution was not folded into it")
+        if node.op_type == "Transpose" and node.input[0] == model.graph.input[0].name:
+            raise ExportError(f"{node.name}: transposes uint8 pixels, which TensorRT refuses: cast before the transpose")
+
+
+def _capture(module: nn.Module, preprocess: Preprocess, opset: int, outputs: Sequence[str]) -> onnx.ModelProto:
+    pixels = torch.zeros(_EXAMPLE_BATCH, preprocess.height, preprocess.width, 3, dtype=torch.uint8)
+    free: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if preprocess.geometry == "native":
+        free |= {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                (pixels,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=list(outputs),
+                dynamic_shapes=(free,),
+                opset_version=opset,
+                external_data=False,
+            )
+    except Exception as error:  # torch raises many kinds, with pages of text: the first line says what
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExportError(f"torch cannot capture this network: {type(error).__name__}: {reason[0]}") from error
+    assert program is not None
+    return program.model_proto
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes, which hold the stack traces and file paths of this machine, in place."""
+    graph = model.graph
+    model.producer_name, model.producer_version, model.doc_string = "edgedet", edgedet.__version__, ""
+    graph.name, graph.doc_string = "edgedet", ""
+    del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
+    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints its steps and warns about its own internals; what matters is checked on the graph."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,132 @@
+"""Parity: the golden inputs through parent and child, at several batch sizes, on numpy alone.
+
+It runs where the graph is made and again on the device after every engine build: some faults show at batch sizes above one
+only. Differences are given in logits, and relative to the logits' scale: the largest parent logit, at least 1, because below
+that a difference of the same size does not matter to a sigmoid.
+
+The default gates: an FP32 graph differs by rounding only, 1e-4 of the scale. An INT8 graph may move each logit, by a tenth of
+the scale on average, and flip one verdict in sixteen; that catches a graph that is broken. Whether the detector is still
+good enough is for the gates on the validation split, which see thousands of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgedet.artifact import Calibration, Figures
+from edgedet.errors import ParityError
+from edgedet.preprocess import Pixels
+from edgedet.recipe import Config
+
+BATCH_SIZES = (1, 2, 7, 16)
+
+Logits = npt.NDArray[np.float32]
+Run = Callable[[Pixels], Logits]
+"""uint8 (B, H, W, 3) -> logits (B,)."""
+
+
+class ParityGate(Config, frozen=True, kw_only=True):
+    """What a child may differ by; None does not limit.
+
+    max_relative, mean_relative: the largest and the mean difference of a logit, relative to the logits' scale.
+    flips: the share of verdicts that differ at the stored threshold.
+    """
+
+    max_relative: float | None = None
+    mean_relative: float | None = None
+    flips: float | None = None
+
+
+GATES = {
+    "fp32": ParityGate(max_relative=1e-4),
+    "int8": ParityGate(mean_relative=0.1, flips=1 / 16),
+}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The differences, the worst batch size of each.
+
+    max_difference, mean_difference: in logits; scale: of the parent's logits; flips of n verdicts.
+    logits: the child's, float32 (N,), from the largest batch size.
+    """
+
+    max_difference: float
+    mean_difference: float
+    scale: float
+    flips: int
+    n: int
+    batch_sizes: tuple[int, ...]
+    logits: Logits
+
+    @property
+    def figures(self) -> Figures:
+        """As plain data, for a manifest."""
+        return {
+            "max_difference": self.max_difference,
+            "mean_difference": self.mean_difference,
+            "max_relative": self.max_difference / self.scale,
+            "mean_relative": self.mean_difference / self.scale,
+            "flips": self.flips,
+            "n": self.n,
+            "batch_sizes": list(self.batch_sizes),
+        }
+
+    def hold(self, gate: ParityGate, what: str) -> None:
+        """Refuse a child that differs by more than `gate` allows; `what` names it.
+
+        Raises:
+            ParityError: says which limit, by how much, and what to do.
+        """
+        found = {"max_relative": self.figures["max_relative"], "mean_relative": self.figures["mean_relative"]}
+        found["flips"] = self.flips / self.n
+        for key, limit in msgspec.structs.asdict(gate).items():
+            # Not `>`: a logit that is not a number must fail.
+            if limit is not None and not found[key] <= limit:
+                raise ParityError(
+                    f"{what}: {key} is {found[key]:.3g}, the parity gate allows {limit:.3g} (largest logit difference "
+                    f"{self.max_difference:.3g} at scale {self.scale:.3g}, {self.flips} of {self.n} verdicts flipped): "
+                    "try another range method, train with fake quantization, or set parity." + key
+                )
+
+
+def measure(
+    run: Run,
+    pixels: Pixels,
+    parent_logits: Logits,
+    calibration: Calibration,
+    batch_sizes: tuple[int, ...] = BATCH_SIZES,
+) -> Parity:
+    """Compare `run` with `parent_logits` (N,) on `pixels`, uint8 (N, H, W, 3).
+
+    Raises:
+        ParityError: the child gives another number of logits than images.
+    """
+    worst_max, worst_mean, flips = 0.0, 0.0, 0
+    logits = parent_logits
+    expected = calibration.verdict(parent_logits)
+    for size in batch_sizes:
+        logits = _in_batches(run, pixels, size)
+        difference = np.abs(logits.astype(np.float64) - parent_logits)
+        # np.maximum keeps a NaN, the builtin may lose it.
+        worst_max = float(np.maximum(worst_max, difference.max()))
+        worst_mean = float(np.maximum(worst_mean, difference.mean()))
+        flips = max(flips, int((calibration.verdict(logits) != expected).sum()))
+    scale = max(1.0, float(np.abs(parent_logits).max()))
+    return Parity(worst_max, worst_mean, scale, flips, len(pixels), batch_sizes, logits)
+
+
+def _in_batches(run: Run, pixels: Pixels, size: int) -> Logits:
+    parts = []
+    for start in range(0, len(pixels), size):
+        batch = pixels[start : start + size]
+        logits = np.asarray(run(batch), dtype=np.float32)
+        if logits.shape != (len(batch),):
+            raise ParityError(f"a batch of {len(batch)} images gave logits of shape {logits.shape}: the batch is not dynamic")
+        parts.append(logits)
+    return np.concatenate(parts)

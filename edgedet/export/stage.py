@@ -1,0 +1,225 @@
+"""The export stage: a checkpoint becomes the graph that a device runs, proven against its parent before it is written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from edgedet import artifact as artifacts
+from edgedet import target as targets
+from edgedet.artifact import GOLDEN, Artifact, Gate, Golden, Graph, Manifest
+from edgedet.data.index import Index
+from edgedet.data.parallel import usable_cores
+from edgedet.errors import ArtifactError, DataError, ExportError
+from edgedet.evaluate.assess import assess
+from edgedet.export import parity
+from edgedet.export.parity import Logits, Parity, ParityGate
+from edgedet.preprocess import Pixels, Preprocess
+from edgedet.quantize.model import Quantized, quantize
+from edgedet.quantize.ranges import Method
+from edgedet.quantize.sample import ranges_images
+from edgedet.recipe import Config
+from edgedet.runtime.base import LOGIT, Options
+from edgedet.runtime.onnxruntime import OnnxRuntime
+from edgedet.target import Precision, Target
+
+MODEL = "model.onnx"
+_PIXELS_A_BATCH = 64 * 32 * 32
+"""Range-finding holds every activation of a batch: at 224 pixels one image, at 32 pixels 64."""
+
+
+class ExportConfig(Config, frozen=True, kw_only=True):
+    """What to make of a checkpoint.
+
+    ranges: how INT8 ranges are picked; `images` of the ranges split are looked at.
+    percentile: the share of the values, in percent, that the method ``percentile`` keeps.
+    opset: of the graph; None is the target's.
+    parity: limits on the golden inputs; None is the precision's, `edgedet.export.parity.GATES`.
+    gates: instead of those that the parent hands down.
+    """
+
+    precision: Precision = "fp32"
+    target: str = "host"
+    ranges: Method = "mse"
+    percentile: Annotated[float, msgspec.Meta(gt=50, le=100)] = 99.99
+    images: Annotated[int, msgspec.Meta(ge=1)] = 512
+    opset: int | None = None
+    parity: ParityGate | None = None
+    gates: tuple[Gate, ...] | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Float:
+    """The full-precision graph, and the parent's logits (N,) on its golden inputs, computed again here."""
+
+    model: onnx.ModelProto
+    parent_logits: Logits
+
+
+def run(config: ExportConfig, parent: Artifact, data: Index | None, out: Path) -> Artifact:
+    """Write `parent` as a graph for ``config.target`` at `out`.
+
+    With `data`, thresholds are fitted again on its validation split and the gates are measured; INT8 needs it, for the ranges.
+
+    Raises:
+        ExportError: the target does not take this precision, or the graph is not what was promised.
+        ParityError: its logits on the golden inputs are too far from the parent's.
+        QuantizeError: nothing can be quantized.
+        DataError: no data for INT8, or the ranges split overlaps those that judge.
+        ArtifactError: `out` exists, or `parent` is neither a checkpoint nor an FP32 graph.
+    """
+    artifacts.check_free(out)
+    target = targets.resolve(config.target)
+    _require_precision(config, target)
+    golden = parent.golden
+    source = _float_graph(config, target, parent, golden.pixels)
+    quantized = _quantized(config, target, parent, data, source.model) if config.precision == "int8" else None
+    model = quantized.model if quantized else source.model
+    measured = prove(model, golden.pixels, source.parent_logits, parent)
+    measured.hold(config.parity or parity.GATES[config.precision], f"{parent.path} in {config.precision}")
+    with artifacts.writing(out) as draft:
+        onnx.save(model, draft.path / MODEL)
+        Golden(golden.images, golden.pixels, source.parent_logits, measured.logits).save(draft.path / GOLDEN)
+        draft.manifest = _manifest(config, target, parent, model, measured, quantized.notes if quantized else ())
+        if data is not None:
+            draft.manifest = assess(draft, data, parent=parent)
+    return Artifact.load(out)
+
+
+def prove(model: onnx.ModelProto, pixels: Pixels, parent_logits: Logits, parent: Artifact) -> Parity:
+    """Run `model` on the golden `pixels` under ONNX Runtime and compare with the parent's logits (N,)."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / MODEL
+        onnx.save(model, path)
+        runtime = OnnxRuntime(path, Options(threads=usable_cores(), spin=False))
+        try:
+            return parity.measure(lambda batch: runtime.run(batch)[LOGIT], pixels, parent_logits, parent.manifest.calibration)
+        finally:
+            runtime.close()
+
+
+def _require_precision(config: ExportConfig, target: Target) -> None:
+    if config.precision not in target.precisions:
+        raise ExportError(
+            f"{target.name} ({target.device}) takes {' or '.join(target.precisions)}, not {config.precision}: "
+            "choose one of them, or another --target"
+        )
+
+
+def _float_graph(config: ExportConfig, target: Target, parent: Artifact, pixels: Pixels) -> _Float:
+    """The parent in FP32: exported from its checkpoint, or its own graph. Its golden logits must come out again."""
+    if parent.manifest.kind == "checkpoint":
+        found = _from_checkpoint(parent, pixels, config.opset or target.opset)
+    else:
+        found = _from_graph(parent, pixels)
+    again = parity.measure(_replay(found.parent_logits), pixels, parent.golden.logits, parent.manifest.calibration)
+    again.hold(parity.GATES["fp32"], f"{parent.path} itself, against the golden logits that it was written with")
+    if parent.manifest.kind == "checkpoint":
+        exported = prove(found.model, pixels, found.parent_logits, parent)
+        exported.hold(parity.GATES["fp32"], f"{parent.path} exported in fp32")
+    return found
+
+
+def _from_checkpoint(parent: Artifact, pixels: Pixels, opset: int) -> _Float:
+    import torch
+
+    from edgedet import models
+    from edgedet.export.onnx import export_onnx
+
+    module = models.build(parent)
+    with torch.inference_mode():
+        logits: Logits = module(torch.from_numpy(pixels)).float().numpy()
+    manifest = parent.manifest
+    return _Float(export_onnx(module, manifest.preprocess, opset=opset, parent=parent.digest, labels=manifest.labels), logits)
+
+
+def _from_graph(parent: Artifact, pixels: Pixels) -> _Float:
+    if parent.manifest.kind != "onnx" or parent.manifest.graphs[0].precision != "fp32":
+        parent.require("checkpoint")
+        raise ArtifactError(f"{parent.path}: is quantized already: export from the checkpoint or its FP32 graph")
+    model = onnx.load(parent.graph)
+    return _Float(model, prove(model, pixels, parent.golden.logits, parent).logits)
+
+
+def _replay(logits: Logits) -> parity.Run:
+    """Logits that are known already, in the order in which parity asks for them; every batch size starts again."""
+    state = {"next": 0}
+
+    def answer(batch: Pixels) -> Logits:
+        start = state["next"] % len(logits)
+        state["next"] = start + len(batch)
+        return logits[start : start + len(batch)]
+
+    return answer
+
+
+def _quantized(
+    config: ExportConfig, target: Target, parent: Artifact, data: Index | None, model: onnx.ModelProto
+) -> Quantized:
+    if data is None:
+        raise DataError("INT8 ranges are found on real images: give --data, a data set with a ranges split")
+    images = ranges_images(data, config.images, seed=config.seed)
+    preprocess = parent.manifest.preprocess
+
+    def batches() -> Iterable[npt.NDArray[np.uint8]]:
+        return pixel_batches(images, preprocess)
+
+    return quantize(model, target, batches, method=config.ranges, percentile=config.percentile)
+
+
+def pixel_batches(images: Index, preprocess: Preprocess) -> Iterator[npt.NDArray[np.uint8]]:
+    """The pixels of `images`, uint8 (B, H, W, 3), in batches of one size; each is decoded when it is asked for."""
+    batch: list[Pixels] = []
+    for position in range(len(images)):
+        pixels = preprocess(images.read(position))
+        if batch and (pixels.shape != batch[0].shape or (len(batch) + 1) * pixels.shape[0] * pixels.shape[1] > _PIXELS_A_BATCH):
+            yield np.stack(batch)
+            batch = []
+        batch.append(pixels)
+    if batch:
+        yield np.stack(batch)
+
+
+def _manifest(
+    config: ExportConfig, target: Target, parent: Artifact, model: onnx.ModelProto, measured: Parity, notes: tuple[str, ...]
+) -> Manifest:
+    before = parent.manifest
+    return Manifest(
+        kind="onnx",
+        stage="export",
+        detector=before.detector,
+        structure=before.structure,
+        preprocess=before.preprocess,
+        labels=before.labels,
+        calibration=before.calibration,
+        gates=before.gates if config.gates is None else config.gates,
+        metrics={"parity": measured.figures},
+        notes=notes,
+        seed=config.seed,
+        config=msgspec.to_builtins(config),
+        lineage=parent.lineage_for_child(),
+        graphs=(_graph(config, target, model),),
+        tools=artifacts.tool_versions("onnx", "onnxscript", "torch"),
+    )
+
+
+def _graph(config: ExportConfig, target: Target, model: onnx.ModelProto) -> Graph:
+    value = model.graph.input[0]
+    shape: list[int | str] = [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
+    return Graph(
+        file=MODEL,
+        inputs={value.name: shape},
+        outputs=[output.name for output in model.graph.output],
+        opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        precision=config.precision,
+        target=target.name,
+    )

@@ -1,0 +1,38 @@
+"""What ONNX Runtime makes of a graph: the operators that it really runs, after fusion.
+
+A Q/DQ graph promises integer kernels; whether they are used is read from the optimised graph, not assumed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+INTEGER = (
+    "QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "QLinearAdd", "QLinearConcat", "QLinearAveragePool",
+)  # fmt: skip
+FLOAT = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+
+
+def operators(model: onnx.ModelProto) -> Counter[str]:
+    """Operator -> how often it stands in the optimised graph; integer convolutions on channels-last data end in ``/nhwc``."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # it warns that the optimised file is for this machine only, which is the point
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        nodes = onnx.load(options.optimized_model_filepath).graph.node
+    return Counter(node.op_type + ("/nhwc" if _channels_last(node) else "") for node in nodes)
+
+
+def integer_layers(found: Counter[str]) -> int:
+    """The number of convolutions and matrix products that run on integer kernels."""
+    return sum(count for name, count in found.items() if name.removesuffix("/nhwc") in INTEGER[:4])
+
+
+def _channels_last(node: onnx.NodeProto) -> bool:
+    return any(attribute.name == "channels_last" and attribute.i for attribute in node.attribute)

@@ -1,0 +1,212 @@
+"""Which tensors of a graph are quantized for a target, decided by the graph's patterns, never by names.
+
+- Convolutions, Gemm and MatMul with constant weights read quantized inputs; weights per output channel.
+- A ReLU or clip behind a convolution or an Add is absorbed: its output carries the scale, the tensor before it has none.
+- A residual Add is quantized when both its inputs already are. MaxPool and reshapes keep their input's scale.
+- In float: the last linear layer (its rounding error would be the logit's), gates that multiply features (sigmoid of pooled
+  or channel-reduced features, DETECTORS: under 0.1 % of the MACs and most of the loss), and every operator that the target
+  does not list: softmax, LayerNorm, the subtraction of a residual front-end.
+
+What stays in float is listed with its reason: a stage writes it into the manifest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from onnx import NodeProto
+
+from edgedet.quantize.gates import gate_nodes
+from edgedet.quantize.graph import GraphView, attributes
+from edgedet.quantize.pixels import PixelInput, find_pixel_input
+from edgedet.target import Scheme
+
+WEIGHTED = ("Conv", "Gemm", "MatMul")
+PASSIVE = ("MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
+ABSORBED = ("Relu", "Clip")
+
+
+@dataclass(frozen=True)
+class Left:
+    """A node that could have been quantized and was not."""
+
+    node: str
+    op: str
+    reason: str
+
+
+@dataclass
+class Plan:
+    """Where Q/DQ goes.
+
+    tensors: tensor -> the tensor whose range it takes (itself, unless it only passes another's values on).
+    readers: tensor -> the names of the nodes that read the dequantized version; the others read the original.
+    weights: node name -> the axis of its weight's output channels.
+    pixels: convolutions (by name) that read the uint8 graph input.
+    left: what stays in float, and why.
+    """
+
+    tensors: dict[str, str] = field(default_factory=dict)
+    readers: dict[str, set[str]] = field(default_factory=dict)
+    weights: dict[str, int] = field(default_factory=dict)
+    pixels: dict[str, PixelInput] = field(default_factory=dict)
+    left: list[Left] = field(default_factory=list)
+
+    @property
+    def observed(self) -> list[str]:
+        """The tensors whose ranges must be found."""
+        return list(dict.fromkeys(self.tensors.values()))
+
+    def notes(self) -> tuple[str, ...]:
+        """What was left in float, one line for each reason."""
+        groups = Counter((left.op, left.reason) for left in self.left)
+        return tuple(f"{count} {op} left in float: {reason}" for (op, reason), count in sorted(groups.items()))
+
+
+def place(view: GraphView, scheme: Scheme) -> Plan:
+    """Decide for every node of `view`."""
+    return _Placer(view, scheme).run()
+
+
+class _Placer:
+    """One walk through the graph in order; `in_int8` is the set of tensors whose producer runs in INT8."""
+
+    def __init__(self, view: GraphView, scheme: Scheme) -> None:
+        self.view, self.scheme, self.plan = view, scheme, Plan()
+        self.in_int8: set[str] = set()
+        self.gates = gate_nodes(view)
+        self.heads = head_nodes(view)
+        self.first = next((node.name for node in view.nodes if node.op_type == "Conv"), None)
+
+    def run(self) -> Plan:
+        for node in self.view.nodes:
+            if node.op_type in WEIGHTED:
+                self._weighted(node)
+            elif node.op_type in ("Add", "Concat"):
+                self._joining(node)
+            elif node.op_type == "AveragePool" and "AveragePool" in self.scheme.ops:
+                self._average(node)
+            elif node.op_type in PASSIVE and node.input[0] in self.in_int8 and self._listed(node):
+                self.in_int8.add(node.output[0])
+        return self.plan
+
+    def _listed(self, node: NodeProto) -> bool:
+        return node.op_type != "MaxPool" or "MaxPool" in self.scheme.ops
+
+    def _weighted(self, node: NodeProto) -> None:
+        reason = self._refusal(node)
+        if reason:
+            self.plan.left.append(Left(node.name, node.op_type, reason))
+            return
+        self.plan.weights[node.name] = weight_axis(node)
+        pixels = None if self.scheme.symmetric or node.op_type != "Conv" else find_pixel_input(self.view, node)
+        if pixels is not None:
+            self.plan.pixels[node.name] = pixels
+        else:
+            self._read(node, node.input[0])
+        if self.scheme.outputs and (node.op_type == "Conv" or self._activation(node.output[0])):
+            self._write(node)
+
+    def _refusal(self, node: NodeProto) -> str | None:
+        """Why `node` stays in float; None when it does not."""
+        if node.op_type not in self.scheme.ops:
+            return "the target has no INT8 kernel for it"
+        if node.name in self.heads:
+            return "last linear layer"
+        if node.name in self.gates:
+            return "gate that multiplies features"
+        weight = self.view.constant(node.input[1])
+        if weight is None or self.view.constant(node.input[0]) is not None:
+            return "no constant weights (attention core)"
+        if weight.ndim != (4 if node.op_type == "Conv" else 2):
+            return f"weights of {weight.ndim} dimensions"
+        given = attributes(node)
+        if given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0 or given.get("transA", 0):
+            return "Gemm with alpha, beta or transA"
+        if node.op_type == "Conv" and node.name != self.first:
+            narrow = min(weight.shape[0], weight.shape[1] * given.get("group", 1))
+            if narrow < self.scheme.min_channels:
+                return f"fewer than {self.scheme.min_channels} channels"
+        return None
+
+    def _joining(self, node: NodeProto) -> None:
+        """An Add or Concat whose inputs are all quantized already."""
+        inputs = self.view.variables(node)
+        if len(inputs) < 2 or len(inputs) != len(node.input) or not self.in_int8.issuperset(inputs):
+            return
+        if node.op_type not in self.scheme.ops:
+            return
+        for tensor in inputs:
+            self._read(node, tensor)
+        self._write(node)
+
+    def _average(self, node: NodeProto) -> None:
+        """Average pooling between two quantized layers; before the head it stays in float, where it costs nothing."""
+        readers = self.view.consumers(node.output[0])
+        if node.input[0] in self.in_int8 and readers and all(reader.op_type == "Conv" for reader in readers):
+            self._read(node, node.input[0])
+            self._write(node)
+
+    def _read(self, node: NodeProto, tensor: str) -> None:
+        """`node` reads `tensor` quantized."""
+        self._quantize(tensor)
+        self.plan.readers[tensor].add(node.name)
+
+    def _write(self, node: NodeProto) -> None:
+        """`node` writes its output, after the activation behind it, quantized."""
+        tensor = self._activation(node.output[0]) or node.output[0]
+        self.in_int8.add(tensor)
+        self._quantize(tensor)
+
+    def _activation(self, tensor: str) -> str | None:
+        """The output of the activation that alone reads `tensor`; None when there is none to absorb."""
+        after = self.view.consumers(tensor)
+        absorbed = self.view.has_one_reader(tensor) and after[0].op_type in ABSORBED
+        return str(after[0].output[0]) if absorbed else None
+
+    def _quantize(self, tensor: str) -> None:
+        if tensor in self.plan.tensors:
+            return
+        self.plan.tensors[tensor] = tensor
+        self.plan.readers[tensor] = set()
+        if tensor not in self.in_int8:
+            return
+        # No float version of it exists: everyone reads the dequantized one.
+        self.plan.readers[tensor] = {reader.name for reader in self.view.consumers(tensor)}
+        producer = self.view.producer(tensor)
+        if producer is not None and producer.op_type in PASSIVE:
+            self._quantize(producer.input[0])
+            self.plan.tensors[tensor] = self.plan.tensors[producer.input[0]]
+
+
+def weight_axis(node: NodeProto) -> int:
+    """The axis of the output channels in `node`'s weight."""
+    if node.op_type == "Conv":
+        return 0
+    return 0 if node.op_type == "Gemm" and attributes(node).get("transB", 0) else 1
+
+
+def head_nodes(view: GraphView) -> set[str]:
+    """The last weighted nodes before the logit, and the last linear layers before the other outputs."""
+    heads = {node.name for node in _last_weighted(view, view.outputs[:1])}
+    others = _last_weighted(view, view.outputs[1:])
+    return heads | {node.name for node in others if node.op_type != "Conv"}
+
+
+def _last_weighted(view: GraphView, tensors: Iterable[str]) -> list[NodeProto]:
+    """The nodes with constant weights that are reached from `tensors` without passing another."""
+    found: dict[str, NodeProto] = {}
+    stack, seen = list(tensors), set[str]()
+    while stack:
+        tensor = stack.pop()
+        node = view.producer(tensor)
+        if node is None or tensor in seen:
+            continue
+        seen.add(tensor)
+        if node.op_type in WEIGHTED and len(view.variables(node)) == 1:
+            found[node.name] = node
+        else:
+            stack.extend(view.variables(node))
+    return list(found.values())
