@@ -6,6 +6,7 @@ it is inside the exported graph (and inside the model in training), which takes 
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import os
@@ -30,6 +31,9 @@ Source = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, Image.Imag
 
 DEFAULT_MAX_PIXELS = 100_000_000
 """A decompression bomb is refused by its header, before any pixel is decoded."""
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+"""What is decoded. The rest of what Pillow reads is left out: no photograph comes so, and a PostScript file would be run."""
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -94,6 +98,11 @@ class Preprocess(Config, frozen=True, kw_only=True):
             assert self.resize is not None
             scale = self.resize / min(image.size)
             height, width = max(self.resize, round(image.height * scale)), max(self.resize, round(image.width * scale))
+            if height * width > self.max_pixels:
+                raise ImageError(
+                    f"{image.width}x{image.height} is too thin: with its shorter side at {self.resize} it would have more than "
+                    f"{self.max_pixels:,} pixels; crop it, or raise `preprocess.max_pixels`"
+                )
             image = _resize(image, height, width, self.interpolation, self.antialias)
             return centre_crop(np.asarray(image), self.height, self.width)
         elif self.geometry == "crop_only":
@@ -127,8 +136,8 @@ def decode(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Ima
         raise ImageError(f"{name}: a directory, not an image") from error
     except OSError as error:
         raise ImageError(f"{name}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        # Pillow's decoders raise these on damaged files.
+    except Exception as error:
+        # Pillow's decoders raise nearly anything on damaged files (struct.error, KeyError, SyntaxError ...).
         raise ImageError(f"{name}: damaged image: {type(error).__name__}: {error}") from error
 
 
@@ -183,14 +192,25 @@ def _open(source: str | os.PathLike[str] | bytes | bytearray | memoryview | Imag
     if isinstance(source, Image.Image):
         image = source.copy()
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        image = Image.open(io.BytesIO(source))
+        image = Image.open(io.BytesIO(source), formats=_formats())
     else:
-        image = Image.open(Path(source))
+        path = Path(source)
+        if path.exists() and not path.is_dir() and not path.is_file():
+            # Reading a pipe may never return, and a device may never end.
+            raise ImageError("a pipe or a device, not a regular file")
+        image = Image.open(path, formats=_formats())
     if image.width * image.height > max_pixels:
         raise ImageError(
             f"{image.width}x{image.height} has more than {max_pixels:,} pixels: raise `preprocess.max_pixels` to accept it"
         )
     return image
+
+
+@functools.lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """Of `FORMATS`, those that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
