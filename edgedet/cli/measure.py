@@ -106,7 +106,6 @@ def _anchors() -> Sequence[Artifact]:
 
 def _architectures(subjects: Sequence[Artifact]) -> Mapping[str, str]:
     """Which published architecture each detector is; those of our own have none."""
-
     found = {"resnet50": "resnet50", "ram-net": "resnet50"}
     for subject in subjects:
         name = subject.manifest.detector.name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -61,6 +62,20 @@ def assess(draft: Draft, data: Index, *, parent: Artifact | None, extra: Mapping
     _save(draft.path / VALIDATION, own, ancestors or own, val)
     assert draft.manifest is not None
     return msgspec.structs.replace(draft.manifest, calibration=calibration, metrics=metrics)
+
+
+def carry_over(draft: Draft, parent: Artifact) -> Manifest:
+    """The manifest of an artifact that was not measured: figures and validation logits are its parent's, and a note says so."""
+    manifest = draft.manifest
+    assert manifest is not None
+    if VALIDATION not in parent.manifest.files:
+        return manifest
+    shutil.copyfile(parent.file(VALIDATION), draft.path / VALIDATION)
+    return msgspec.structs.replace(
+        manifest,
+        metrics={**parent.manifest.metrics, **manifest.metrics},
+        notes=(*manifest.notes, "not measured: the accuracy figures are the parent's; give --data to measure"),
+    )
 
 
 def require_gates(artifact: Artifact) -> None:

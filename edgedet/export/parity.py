@@ -11,7 +11,7 @@ good enough is for the gates on the validation split, which see thousands of ima
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -53,7 +53,7 @@ class Parity:
     """The differences, the worst batch size of each.
 
     max_difference, mean_difference: in logits; scale: of the parent's logits; flips of n verdicts.
-    logits: the child's, float32 (N,), from the largest batch size.
+    logits: the child's, float32 (N,), from the last batch size.
     """
 
     max_difference: float
@@ -107,18 +107,23 @@ def measure(
     Raises:
         ParityError: the child gives another number of logits than images.
     """
-    worst_max, worst_mean, flips = 0.0, 0.0, 0
-    logits = parent_logits
+    return compare({size: _in_batches(run, pixels, size) for size in batch_sizes}, parent_logits, calibration)
+
+
+def compare(by_batch_size: Mapping[int, Logits], parent_logits: Logits, calibration: Calibration) -> Parity:
+    """The worst differences of logits (N,), one set for each batch size, to `parent_logits` (N,)."""
     expected = calibration.verdict(parent_logits)
-    for size in batch_sizes:
-        logits = _in_batches(run, pixels, size)
-        difference = np.abs(logits.astype(np.float64) - parent_logits)
-        # np.maximum keeps a NaN, the builtin may lose it.
-        worst_max = float(np.maximum(worst_max, difference.max()))
-        worst_mean = float(np.maximum(worst_mean, difference.mean()))
-        flips = max(flips, int((calibration.verdict(logits) != expected).sum()))
-    scale = max(1.0, float(np.abs(parent_logits).max()))
-    return Parity(worst_max, worst_mean, scale, flips, len(pixels), batch_sizes, logits)
+    found = list(by_batch_size.values())
+    differences = np.abs(np.stack(found).astype(np.float64) - parent_logits)  # (batch sizes, N)
+    return Parity(
+        max_difference=float(differences.max()),
+        mean_difference=float(differences.mean(axis=1).max()),
+        scale=max(1.0, float(np.abs(parent_logits).max())),
+        flips=max(int((calibration.verdict(logits) != expected).sum()) for logits in found),
+        n=len(parent_logits),
+        batch_sizes=tuple(by_batch_size),
+        logits=found[-1],
+    )
 
 
 def _in_batches(run: Run, pixels: Pixels, size: int) -> Logits:

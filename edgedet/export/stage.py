@@ -19,7 +19,7 @@ from edgedet.artifact import GOLDEN, Artifact, Gate, Golden, Graph, Manifest
 from edgedet.data.index import Index
 from edgedet.data.parallel import usable_cores
 from edgedet.errors import ArtifactError, DataError, ExportError
-from edgedet.evaluate.assess import assess
+from edgedet.evaluate.assess import assess, carry_over
 from edgedet.export import parity
 from edgedet.export.parity import Logits, Parity, ParityGate
 from edgedet.preprocess import Pixels, Preprocess
@@ -65,10 +65,13 @@ class _Float:
     parent_logits: Logits
 
 
-def run(config: ExportConfig, parent: Artifact, data: Index | None, out: Path) -> Artifact:
+def run(
+    config: ExportConfig, parent: Artifact, data: Index | None, out: Path, *, assessed: bool = True
+) -> Artifact:
     """Write `parent` as a graph for ``config.target`` at `out`.
 
     With `data`, thresholds are fitted again on its validation split and the gates are measured; INT8 needs it, for the ranges.
+    Without it, or with `assessed` false, the calibration and the figures are the parent's, and a note says so.
 
     Raises:
         ExportError: the target does not take this precision, or the graph is not what was promised.
@@ -90,8 +93,10 @@ def run(config: ExportConfig, parent: Artifact, data: Index | None, out: Path) -
         onnx.save(model, draft.path / MODEL)
         Golden(golden.images, golden.pixels, source.parent_logits, measured.logits).save(draft.path / GOLDEN)
         draft.manifest = _manifest(config, target, parent, model, measured, quantized.notes if quantized else ())
-        if data is not None:
+        if data is not None and assessed:
             draft.manifest = assess(draft, data, parent=parent)
+        else:
+            draft.manifest = carry_over(draft, parent)
     return Artifact.load(out)
 
 
@@ -121,7 +126,7 @@ def _float_graph(config: ExportConfig, target: Target, parent: Artifact, pixels:
         found = _from_checkpoint(parent, pixels, config.opset or target.opset)
     else:
         found = _from_graph(parent, pixels)
-    again = parity.measure(_replay(found.parent_logits), pixels, parent.golden.logits, parent.manifest.calibration)
+    again = parity.compare({len(pixels): found.parent_logits}, parent.golden.logits, parent.manifest.calibration)
     again.hold(parity.GATES["fp32"], f"{parent.path} itself, against the golden logits that it was written with")
     if parent.manifest.kind == "checkpoint":
         exported = prove(found.model, pixels, found.parent_logits, parent)
@@ -143,23 +148,12 @@ def _from_checkpoint(parent: Artifact, pixels: Pixels, opset: int) -> _Float:
 
 
 def _from_graph(parent: Artifact, pixels: Pixels) -> _Float:
-    if parent.manifest.kind != "onnx" or parent.manifest.graphs[0].precision != "fp32":
-        parent.require("checkpoint")
-        raise ArtifactError(f"{parent.path}: is quantized already: export from the checkpoint or its FP32 graph")
+    parent.require("onnx")
+    precision = parent.manifest.graphs[0].precision
+    if precision != "fp32":
+        raise ArtifactError(f"{parent.path}: is in {precision} already: export from the checkpoint or its FP32 graph")
     model = onnx.load(parent.graph)
     return _Float(model, prove(model, pixels, parent.golden.logits, parent).logits)
-
-
-def _replay(logits: Logits) -> parity.Run:
-    """Logits that are known already, in the order in which parity asks for them; every batch size starts again."""
-    state = {"next": 0}
-
-    def answer(batch: Pixels) -> Logits:
-        start = state["next"] % len(logits)
-        state["next"] = start + len(batch)
-        return logits[start : start + len(batch)]
-
-    return answer
 
 
 def _quantized(

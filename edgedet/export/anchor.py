@@ -1,0 +1,95 @@
+"""ResNet-50 at 224 pixels, FP32 and INT8: the line that every benchmark carries, beside its published figures.
+
+Its weights are untrained: latency does not depend on them, and the rows say so. Made once and kept in the cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from edgedet import artifact as artifacts
+from edgedet import models
+from edgedet import target as targets
+from edgedet.artifact import GOLDEN, WEIGHTS, Artifact, DetectorSpec, Golden, Manifest, tool_versions
+from edgedet.data.index import Index, Row
+from edgedet.data.simulate import golden_images
+from edgedet.data.store import cache_root
+from edgedet.export.parity import ParityGate
+from edgedet.export.stage import ExportConfig, run
+from edgedet.models import IMAGENET_MEAN, IMAGENET_STD
+from edgedet.models.pixels import PixelModel
+from edgedet.preprocess import Preprocess
+from edgedet.target import Precision
+
+SPEC = DetectorSpec(name="resnet50")
+PREPROCESS = Preprocess(height=224, width=224, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+_SEED = 0
+_ANY = ParityGate()  # random weights have no verdicts to keep
+
+
+def anchors(target: str = "host") -> list[Artifact]:
+    """The FP32 and the INT8 graph for `target`, made now when the cache has none for these versions."""
+    root = cache_root() / "anchor" / _key(target)
+    images = golden_images()
+    for precision in ("fp32", "int8"):
+        if not (root / f"resnet50-{precision}").is_dir():
+            _make(root, images, target)
+    return [Artifact.load(root / f"resnet50-{precision}") for precision in ("fp32", "int8")]
+
+
+def _key(target: str) -> str:
+    parts = [tool_versions("torch", "timm", "onnx"), msgspec.to_builtins(targets.resolve(target))]
+    return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()[:16]
+
+
+def _make(root: Path, images: list[bytes], target: str) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        checkpoint = _untrained(Path(folder) / "checkpoint", images)
+        data = _as_ranges(Path(folder), images)
+        wanted: list[tuple[Precision, ParityGate | None, Index | None]] = [("fp32", None, None), ("int8", _ANY, data)]
+        for precision, parity, index in wanted:
+            out = root / f"resnet50-{precision}"
+            if not out.is_dir():
+                config = ExportConfig(precision=precision, target=target, parity=parity, gates=())
+                run(config, checkpoint, index, out, assessed=False)
+
+
+def _untrained(out: Path, images: list[bytes]) -> Artifact:
+    """A checkpoint of seeded random weights, its BatchNorm statistics those of the photographs, so that ranges are real."""
+    torch.manual_seed(_SEED)
+    model = PixelModel(models.create(SPEC), PREPROCESS)
+    pixels = np.stack([PREPROCESS(image) for image in images])
+    with torch.no_grad():
+        for _ in range(3):
+            model.train()(torch.from_numpy(pixels))
+        logits = model.eval()(torch.from_numpy(pixels)).numpy()
+    with artifacts.writing(out) as draft:
+        save_file({name: tensor.contiguous() for name, tensor in model.net.state_dict().items()}, draft.path / WEIGHTS)
+        Golden(tuple(images), pixels, logits, logits).save(draft.path / GOLDEN)
+        draft.manifest = Manifest(
+            kind="checkpoint",
+            stage="anchor",
+            detector=SPEC,
+            preprocess=PREPROCESS,
+            seed=_SEED,
+            notes=("untrained: for latency only",),
+            tools=tool_versions("torch", "timm"),
+        )
+    return Artifact.load(out)
+
+
+def _as_ranges(folder: Path, images: list[bytes]) -> Index:
+    rows = []
+    for number, image in enumerate(images):
+        name = f"{number:02}.img"
+        (folder / name).write_bytes(image)
+        rows.append(Row(path=name, label=0, split="ranges", sha256=hashlib.sha256(image).hexdigest()))
+    return Index(folder, tuple(rows))
