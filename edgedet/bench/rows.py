@@ -102,7 +102,7 @@ def published_row(row: PublishedRow) -> BenchRow:
 
 
 def accuracy_of(metrics: Figures) -> Accuracy | None:
-    """What figures in the form of a manifest's say (`edgedet.evaluate.slices.for_manifest`); None when there are none."""
+    """What figures in the form of a manifest's say (`edgedet.evaluate`); None when there are none."""
     balanced, auc = _interval(metrics.get("balanced_accuracy")), _interval(metrics.get("auc"))
     if balanced is None and auc is None:
         return None
@@ -114,7 +114,7 @@ def accuracy_of(metrics: Figures) -> Accuracy | None:
         auc=auc,
         worst_generator=worst,
         worst_balanced_accuracy=_interval(of_worst.get("balanced_accuracy")),
-        flip_rate=_interval(metrics.get("flip_rate")),
+        flip_rate=_interval(metrics.get("flips_against_parent")),
     )
 
 
