@@ -1,4 +1,4 @@
-"""The peak memory of one artifact, measured in a process of its own: the benchmark's own inputs and sessions do not count.
+"""The peak memory of one artifact, measured in a process of its own: the benchmark's own inputs and models do not count.
 
 The kernel's high-water mark of the process (``VmHWM``) is read, not ``getrusage``: on Linux a child inherits ``ru_maxrss``
 from the process that started it, so a large benchmark would report its own size as the model's.
