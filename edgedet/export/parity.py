@@ -86,8 +86,7 @@ class Parity:
         found = {"max_relative": self.figures["max_relative"], "mean_relative": self.figures["mean_relative"]}
         found["flips"] = self.flips / self.n
         for key, limit in msgspec.structs.asdict(gate).items():
-            # Not `>`: a logit that is not a number must fail.
-            if limit is not None and not found[key] <= limit:
+            if limit is not None and found[key] > limit:
                 raise ParityError(
                     f"{what}: {key} is {found[key]:.3g}, the parity gate allows {limit:.3g} (largest logit difference "
                     f"{self.max_difference:.3g} at scale {self.scale:.3g}, {self.flips} of {self.n} verdicts flipped): "
@@ -105,7 +104,7 @@ def measure(
     """Compare `run` with `parent_logits` (N,) on `pixels`, uint8 (N, H, W, 3).
 
     Raises:
-        ParityError: the child gives another number of logits than images.
+        ParityError: the child gives another number of logits than images, or one that is not finite.
     """
     return compare({size: _in_batches(run, pixels, size) for size in batch_sizes}, parent_logits, calibration)
 
@@ -133,5 +132,7 @@ def _in_batches(run: Run, pixels: Pixels, size: int) -> Logits:
         logits = np.asarray(run(batch), dtype=np.float32)
         if logits.shape != (len(batch),):
             raise ParityError(f"a batch of {len(batch)} images gave logits of shape {logits.shape}: the batch is not dynamic")
+        if not np.isfinite(logits).all():
+            raise ParityError(f"a batch of {len(batch)} images gave a logit that is not finite: the graph cannot be used")
         parts.append(logits)
     return np.concatenate(parts)

@@ -1,0 +1,114 @@
+import onnx
+import pytest
+
+from edgedet import target
+from edgedet.quantize.gates import gate_nodes
+from edgedet.quantize.graph import GraphView
+from edgedet.quantize.placement import Plan, place
+from edgedet.target import Scheme
+
+
+@pytest.fixture
+def x86() -> Scheme:
+    scheme = target.load("cpu-x86").int8
+    assert scheme is not None
+    return scheme
+
+
+def left(plan: Plan) -> dict[str, str]:
+    return {each.node: each.reason for each in plan.left}
+
+
+def test_a_residual_network_is_quantized_whole_but_for_its_head(residual_net: onnx.ModelProto, x86: Scheme) -> None:
+    plan = place(GraphView(residual_net), x86)
+    assert len(plan.weights) == 6
+    assert left(plan) == {"head": "last linear layer"}
+    # Behind an absorbed ReLU only its output has a scale; both inputs of each addition have one.
+    assert set(plan.tensors) == {"stem", "one", "two", "shortcut", "block", "three", "four", "block2"}
+    assert plan.readers["block"] == {"three_conv", "sum2"}
+    assert plan.notes() == ("1 Gemm left in float: last linear layer",)
+
+
+def test_gates_stay_in_float_and_the_additions_behind_them(make_net, x86: Scheme) -> None:
+    net = make_net()
+    stem = net.conv("x", 3, 16, "stem")
+    gated = net.gate(net.conv(stem, 16, 16, "body", relu=False), 16, "gated")
+    joined = net.op("Relu", net.op("Add", gated, stem, name="sum"), name="joined")
+    view = GraphView(net.finish(net.conv(joined, 16, 16, "after"), 16))
+    assert gate_nodes(view) >= {"gated_mean", "gated_reduce_conv", "gated_expand", "gated_sigmoid"}
+    plan = place(view, x86)
+    assert set(plan.weights) == {"stem_conv", "body", "after_conv"}
+    assert left(plan) == {
+        "gated_reduce_conv": "gate that multiplies features",
+        "gated_expand": "gate that multiplies features",
+        "head": "last linear layer",
+    }
+    assert "sum" not in plan.tensors
+    assert plan.readers["joined"] == {"after_conv"}
+
+
+def test_a_spatial_gate_times_a_channel_gate_is_a_gate(make_net, x86: Scheme) -> None:
+    net = make_net()
+    stem = net.conv("x", 3, 16, "stem")
+    means = net.op("ReduceMean", stem, net.constant([1]), name="means", keepdims=1)
+    peaks = net.op("ReduceMax", stem, net.constant([1]), name="peaks", keepdims=1)
+    where = net.conv(net.op("Concat", means, peaks, name="both", axis=1), 2, 1, "where", kernel=7, relu=False)
+    mean = net.op("GlobalAveragePool", stem, name="mean")
+    which = net.conv(mean, 16, 16, "which", kernel=1, relu=False)
+    product = net.op("Mul", net.op("Sigmoid", where, name="s1"), net.op("Sigmoid", which, name="s2"), name="product")
+    view = GraphView(net.finish(net.op("Mul", stem, product, name="gated"), 16))
+    assert gate_nodes(view) == {"means", "peaks", "both", "where", "mean", "which", "s1", "s2"}
+    assert set(place(view, x86).weights) == {"stem_conv"}
+
+
+def test_a_silu_is_an_activation_and_no_gate(make_net, x86: Scheme) -> None:
+    net = make_net()
+    stem = net.conv("x", 3, 16, "stem", relu=False)
+    silu = net.op("Mul", stem, net.op("Sigmoid", stem, name="sigmoid"), name="silu")
+    view = GraphView(net.finish(net.conv(silu, 16, 16, "next"), 16))
+    assert gate_nodes(view) == set()
+    assert set(place(view, x86).weights) == {"stem", "next_conv"}
+
+
+def test_a_residual_front_end_keeps_its_subtraction_in_float(make_net, x86: Scheme) -> None:
+    net = make_net()
+    shifted = net.op("Gather", "x", net.constant([0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14]), name="near", axis=2)
+    residual = net.op("Sub", "x", shifted, name="residual")
+    plan = place(GraphView(net.finish(net.conv(residual, 3, 16, "stem"), 16)), x86)
+    assert set(plan.tensors) == {"residual", "stem"}
+    assert plan.readers["residual"] == {"stem_conv"}
+    assert not plan.pixels
+
+
+def test_pooling_and_reshapes_take_the_range_of_their_input(make_net, x86: Scheme) -> None:
+    net = make_net()
+    pooled = net.op("MaxPool", net.conv("x", 3, 8, "stem"), name="max", kernel_shape=[4, 4], strides=[4, 4])
+    flat = net.op("Flatten", pooled, name="flat")
+    hidden = net.op("Relu", net.linear(flat, 128, 16, "hidden"), name="active")
+    net.op("Reshape", net.linear(hidden, 16, 1, "head"), net.constant([-1]), name="logit")
+    plan = place(GraphView(net.model("logit")), x86)
+    assert plan.tensors["flat"] == "stem"
+    assert "active" not in plan.observed or plan.tensors["active"] == "active"
+    assert left(plan) == {"head": "last linear layer"}
+
+
+def test_attention_without_constant_weights_stays_in_float(make_net, x86: Scheme) -> None:
+    net = make_net()
+    stem = net.conv("x", 3, 16, "stem", stride=2)
+    tokens = net.op("Reshape", stem, net.constant([0, 16, 64]), name="tokens")
+    scores = net.op("MatMul", tokens, net.op("Transpose", tokens, name="turned", perm=[0, 2, 1]), name="scores")
+    mixed = net.op("MatMul", net.op("Softmax", scores, name="share", axis=-1), tokens, name="mixed")
+    back = net.op("Reshape", mixed, net.constant([0, 16, 8, 8]), name="back")
+    reasons = left(place(GraphView(net.finish(back, 16)), x86))
+    assert reasons["scores"] == reasons["mixed"] == "no constant weights (attention core)"
+
+
+def test_a_scheme_can_leave_narrow_convolutions_but_not_the_first(make_net) -> None:
+    signed = {"activations": "int8", "symmetric": True, "bias": "float", "residual": "both", "outputs": True}
+    scheme = Scheme(**signed, ops=("Conv",), min_channels=16)
+    net = make_net()
+    narrow = net.conv(net.conv("x", 3, 8, "stem"), 8, 32, "narrow")
+    plan = place(GraphView(net.finish(net.conv(narrow, 32, 32, "wide"), 32)), scheme)
+    assert set(plan.weights) == {"stem_conv", "wide_conv"}
+    assert left(plan)["narrow_conv"] == "fewer than 16 channels"
+    assert left(plan)["head"] == "the target has no INT8 kernel for it"
