@@ -343,7 +343,7 @@ def writing(out: str | os.PathLike[str]) -> Iterator[Draft]:
         _finish(draft.manifest, temporary)
         temporary.replace(target)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.ENOTEMPTY):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.ENOTEMPTY):
             raise ArtifactError(f"{target}: cannot be written: {error.strerror}") from error
         raise
     finally:
