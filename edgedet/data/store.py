@@ -59,4 +59,5 @@ def writing_file(target: Path) -> Iterator[BinaryIO]:
                 yield file
             temporary.replace(target)
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                temporary.unlink(missing_ok=True)
