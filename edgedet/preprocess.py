@@ -12,6 +12,7 @@ import math
 import os
 import threading
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -104,11 +105,11 @@ class Preprocess(Config, frozen=True, kw_only=True):
                     f"{self.max_pixels:,} pixels; crop it, or raise `preprocess.max_pixels`"
                 )
             image = _resize(image, height, width, self.interpolation, self.antialias)
-            return centre_crop(np.asarray(image), self.height, self.width)
+            return centre_crop(np.array(image), self.height, self.width)
         elif self.geometry == "crop_only":
-            return centre_crop(enlarge(np.asarray(image), self.height, self.width, self.fill), self.height, self.width)
+            return centre_crop(enlarge(np.array(image), self.height, self.width, self.fill), self.height, self.width)
         else:
-            return _trim(np.asarray(image), self.multiple)
+            return _trim(np.array(image), self.multiple)
         return np.array(image)
 
 
@@ -128,8 +129,6 @@ def decode(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Ima
         raise ImageError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image in a known format") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: {error}") from error
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file") from error
     except IsADirectoryError as error:
@@ -139,6 +138,12 @@ def decode(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Ima
     except Exception as error:
         # Pillow's decoders raise nearly anything on damaged files (struct.error, KeyError, SyntaxError ...).
         raise ImageError(f"{name}: damaged image: {type(error).__name__}: {error}") from error
+
+
+def header(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[str, Mapping[int, Sequence[int]] | None]:
+    """The container of a file that :func:`decode` takes, and its JPEG quantization tables, None when it has none."""
+    with _quiet, _open(data, max_pixels) as image:
+        return image.format or "", getattr(image, "quantization", None)
 
 
 def centre_crop(pixels: Pixels, height: int, width: int) -> Pixels:
@@ -159,16 +164,17 @@ def enlarge(pixels: Pixels, height: int, width: int, fill: Literal["pad", "tile"
 
 
 class _Quiet:
-    """Pillow's warnings off: our own limit decides, and odd metadata in a readable image is no news to the caller.
+    """Pillow's warnings and its own pixel limit off: ours decides, and odd metadata in a readable image is no news.
 
-    ``warnings.catch_warnings`` alone is not for threads: leaving it in another order than entered restores the wrong filters.
-    So the first thread in turns warnings off, and the last one out turns them on again.
+    Both are settings of the whole process, and ``warnings.catch_warnings`` left in another order than entered restores the
+    wrong filters. So the first thread in turns them off, and the last one out turns them on again.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
         self._outer = warnings.catch_warnings()
+        self._limit = Image.MAX_IMAGE_PIXELS
 
     def __enter__(self) -> None:
         with self._lock:
@@ -176,12 +182,14 @@ class _Quiet:
                 self._outer = warnings.catch_warnings()
                 self._outer.__enter__()
                 warnings.simplefilter("ignore")
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
+                Image.MAX_IMAGE_PIXELS = self._limit
                 self._outer.__exit__(None, None, None)
 
 
@@ -200,6 +208,7 @@ def _open(source: str | os.PathLike[str] | bytes | bytearray | memoryview | Imag
             raise ImageError("a pipe or a device, not a regular file")
         image = Image.open(path, formats=_formats())
     if image.width * image.height > max_pixels:
+        image.close()
         raise ImageError(
             f"{image.width}x{image.height} has more than {max_pixels:,} pixels: raise `preprocess.max_pixels` to accept it"
         )

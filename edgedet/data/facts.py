@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +11,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from edgedet.errors import ImageError
-from edgedet.preprocess import DEFAULT_MAX_PIXELS, decode
+from edgedet.preprocess import DEFAULT_MAX_PIXELS, decode, header
 
 
 class Facts(msgspec.Struct, frozen=True, array_like=True):
@@ -42,9 +40,8 @@ def facts_of(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Facts:
         pixels = decode(data, max_pixels=max_pixels)
     except ImageError as error:
         return Facts(error=" ".join(str(error).removeprefix("<bytes>: ").split()))
-    with Image.open(io.BytesIO(data)) as image:
-        container, quality = image.format or "", jpeg_quality(getattr(image, "quantization", None))
-    return Facts(pixels.width, pixels.height, container, quality, hashlib.sha256(data).hexdigest())
+    container, tables = header(data, max_pixels=max_pixels)
+    return Facts(pixels.width, pixels.height, container, jpeg_quality(tables), hashlib.sha256(data).hexdigest())
 
 
 def jpeg_quality(tables: Mapping[int, Sequence[int]] | None) -> int | None:
