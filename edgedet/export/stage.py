@@ -123,15 +123,15 @@ def _require_precision(config: ExportConfig, target: Target) -> None:
 def _float_graph(config: ExportConfig, target: Target, parent: Artifact, pixels: Pixels) -> _Float:
     """The parent in FP32: exported from its checkpoint, or its own graph. Its golden logits must come out again."""
     if parent.manifest.kind == "checkpoint":
-        found = _from_checkpoint(parent, pixels, config.opset or target.opset)
-    else:
-        found = _from_graph(parent, pixels)
-    again = parity.compare({len(pixels): found.parent_logits}, parent.golden.logits, parent.manifest.calibration)
-    again.hold(parity.GATES["fp32"], f"{parent.path} itself, against the golden logits that it was written with")
-    if parent.manifest.kind == "checkpoint":
-        exported = prove(found.model, pixels, found.parent_logits, parent)
-        exported.hold(parity.GATES["fp32"], f"{parent.path} exported in fp32")
-    return found
+        return _from_checkpoint(parent, pixels, config.opset or target.opset)
+    parent.require("onnx")
+    precision = parent.manifest.graphs[0].precision
+    if precision != "fp32":
+        raise ArtifactError(f"{parent.path}: is in {precision} already: export from the checkpoint or its FP32 graph")
+    model = onnx.load(parent.graph)
+    measured = prove(model, pixels, parent.golden.logits, parent)
+    measured.hold(parity.GATES["fp32"], f"{parent.path}, against the golden logits that it was written with")
+    return _Float(model, measured.logits)
 
 
 def _from_checkpoint(parent: Artifact, pixels: Pixels, opset: int) -> _Float:
@@ -140,20 +140,14 @@ def _from_checkpoint(parent: Artifact, pixels: Pixels, opset: int) -> _Float:
     from edgedet import models
     from edgedet.export.onnx import export_onnx
 
-    module = models.build(parent)
+    manifest, module = parent.manifest, models.build(parent)
     with torch.inference_mode():
         logits: Logits = module(torch.from_numpy(pixels)).float().numpy()
-    manifest = parent.manifest
-    return _Float(export_onnx(module, manifest.preprocess, opset=opset, parent=parent.digest, labels=manifest.labels), logits)
-
-
-def _from_graph(parent: Artifact, pixels: Pixels) -> _Float:
-    parent.require("onnx")
-    precision = parent.manifest.graphs[0].precision
-    if precision != "fp32":
-        raise ArtifactError(f"{parent.path}: is in {precision} already: export from the checkpoint or its FP32 graph")
-    model = onnx.load(parent.graph)
-    return _Float(model, prove(model, pixels, parent.golden.logits, parent).logits)
+    again = parity.compare({len(pixels): logits}, parent.golden.logits, manifest.calibration)
+    again.hold(parity.GATES["fp32"], f"{parent.path}, against the golden logits that it was written with")
+    model = export_onnx(module, manifest.preprocess, opset=opset, parent=parent.digest, labels=manifest.labels)
+    prove(model, pixels, logits, parent).hold(parity.GATES["fp32"], f"{parent.path} exported in fp32")
+    return _Float(model, logits)
 
 
 def _quantized(
