@@ -6,14 +6,20 @@ progress goes to stderr. Handlers import what they need when they run: ``edgedet
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
+from dataclasses import dataclass
 
 import typer
 
 from edgedet import __version__
 from edgedet.cli import catalogue, data, make, measure, use
+from edgedet.cli.common import warn
 from edgedet.errors import EdgedetError
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="edgedet",
@@ -25,6 +31,13 @@ app = typer.Typer(
 )
 
 
+@dataclass
+class _Asked:
+    """What was asked for before the command's name."""
+
+    debug: bool = False
+
+
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"edgedet {__version__}")
@@ -33,12 +46,13 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    context: typer.Context,
+    debug: bool = typer.Option(False, "--debug", envvar="EDGEDET_DEBUG", help="Show the traceback of an error."),
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and stop."),
 ) -> None:
     del version
-    if debug:
-        os.environ["EDGEDET_DEBUG"] = "1"
+    context.ensure_object(_Asked).debug = debug
+    _log_to_stderr()
 
 
 for module in (catalogue, data, make, measure, use):
@@ -48,25 +62,59 @@ for module in (catalogue, data, make, measure, use):
 def main() -> None:
     """Run the command line; a deliberate error is one line on stderr and its exit code."""
     try:
-        app()
-    except EdgedetError as error:
-        if os.environ.get("EDGEDET_DEBUG"):
+        _run(_Asked())
+    finally:
+        _flush()
+
+
+def _run(asked: _Asked) -> None:
+    try:
+        app(obj=asked)
+    except SystemExit as done:
+        # Typer turns Ctrl-C into this code without a word.
+        if done.code == INTERRUPTED:
+            warn("interrupted")
+        raise
+    except (EdgedetError, OSError, ModuleNotFoundError) as error:
+        if asked.debug or _is_ours(error):
             raise
-        print(f"edgedet: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        if os.environ.get("EDGEDET_DEBUG") or (error.name or "").startswith("edgedet"):
-            raise
-        print(
-            f"edgedet: this command needs the package {error.name!r}: pip install 'edgedet[train]' has all that training "
-            "and export need",
-            file=sys.stderr,
-        )
-        sys.exit(1)
-    except BrokenPipeError:
-        # The reader of our output has gone; nothing is left to say, and Python must not complain at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("edgedet: interrupted", file=sys.stderr)
-        sys.exit(130)
+        warn(_explained(error))
+        sys.exit(error.exit_code if isinstance(error, EdgedetError) else 1)
+
+
+def _is_ours(error: Exception) -> bool:
+    """A module of edgedet that is missing is a fault of edgedet's, not something to install."""
+    return isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("edgedet")
+
+
+def _explained(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        needed = "pip install 'edgedet[train]' has all that training and export need"
+        return f"this command needs the package {error.name!r}: {needed}"
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(filter(None, (str(error.filename or ""), error.strerror)))
+    return str(error) or type(error).__name__
+
+
+class _Lines(logging.Handler):
+    """What the package logs, as lines like those of errors."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(self.format(record))
+
+
+def _log_to_stderr() -> None:
+    log = logging.getLogger("edgedet")
+    if not any(isinstance(handler, _Lines) for handler in log.handlers):
+        log.addHandler(_Lines())
+        log.setLevel(logging.INFO)
+
+
+def _flush() -> None:
+    """Write what is left. When the reader has gone (``| head``) nothing is left to say, and Python must not complain."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -61,8 +61,8 @@ def _head(name: str) -> dict[str, str]:
 
 def list_targets(json: Json = None) -> None:
     """List the devices to export for: what each needs."""
-    from edgedet.target import Target
+    from edgedet.target import load
 
-    targets = [recipe.load("export", name, Target) for name in recipe.names("export")]
+    targets = [load(name) for name in recipe.names("export")]
     rows = [(each.name, each.device, ", ".join(each.precisions), str(each.opset)) for each in targets]
     show(table("targets", ("target", "device", "precisions", "opset"), rows), json=json, record=targets)

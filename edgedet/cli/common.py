@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,19 +11,18 @@ import msgspec
 import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from edgedet.artifact import Artifact, Gate
 from edgedet.data.index import Index
 from edgedet.errors import EdgedetError, UsageError
 from edgedet.recipe import Config, parse
 
-console = Console()
-
 DATA_VARIABLE = "EDGEDET_DATA"
 
 Data = Annotated[
     str | None,
-    typer.Option("--data", help=f"A folder in a known layout, an index, or an archive of such a folder; or ${DATA_VARIABLE}."),
+    typer.Option("--data", envvar=DATA_VARIABLE, help="A folder in a known layout, an index, or an archive of such a folder."),
 ]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write; it must not exist.")]
 Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the same as JSON; - is stdout.")]
@@ -37,8 +35,12 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads i
 def show(*renderables: RenderableType, json: str | None = None, record: Any = None) -> None:
     """Print for people, unless the JSON goes to stdout; write `record` where `json` says."""
     if json != "-":
+        console = Console()
         for renderable in renderables:
-            console.print(renderable)
+            if isinstance(renderable, str):  # printed as it is: what looks like markup in a path is part of the path
+                console.print(Text(renderable), soft_wrap=True)
+            else:
+                console.print(renderable)
     if json:
         write_json(json, record)
 
@@ -52,40 +54,43 @@ def write_json(where: str, record: Any) -> None:
     text = msgspec.json.format(msgspec.json.encode(record), indent=2).decode()
     if where == "-":
         print(text)
-        return
+    else:
+        write_text(Path(where), text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """A small file for people or machines, written over an older one.
+
+    Raises:
+        EdgedetError: it cannot be written.
+    """
     try:
-        Path(where).write_text(text + "\n", encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise EdgedetError(f"{where}: cannot be written: {error.strerror}") from error
+        raise EdgedetError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> Table:
     """A table for people."""
-    made = Table(title=title, title_justify="left")
+    made = Table(title=Text(title), title_justify="left")
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(Text, row))
     return made
 
 
 def data_of(given: str | None) -> Index:
-    """The index behind ``--data`` or the environment.
+    """The index behind ``--data``.
 
     Raises:
-        UsageError: neither is given.
+        UsageError: it is not given. DataError: nothing usable is there.
     """
     from edgedet.data.archive import open_data
 
-    return open_data(required_data(given))
-
-
-def required_data(given: str | None) -> str:
-    """The path behind ``--data`` or the environment, unread."""
-    path = given or os.environ.get(DATA_VARIABLE)
-    if not path:
+    if not given:
         raise UsageError(f"this command needs --data (a folder, an index or an archive), or ${DATA_VARIABLE}")
-    return path
+    return open_data(given)
 
 
 class _GateFile(Config, frozen=True, kw_only=True):
@@ -112,21 +117,9 @@ def report_stage(artifact: Artifact, json: str | None) -> None:
         GateFailed: the artifact is there, but does not hold its gates.
     """
     from edgedet.evaluate.assess import require_gates
-    from edgedet.evaluate.tables import percent
 
     metrics = artifact.manifest.metrics
-    rows = [
-        (name.replace("_", " "), percent(metrics[name]))
-        for name in ("balanced_accuracy", "auc", "tnr", "tpr", "tpr_at_fpr1", "tpr_at_fpr5", "ece")
-        if name in metrics
-    ]
-    rows += [("worst generator", str(metrics["worst_generator"]))] if metrics.get("worst_generator") else []
-    rows += [
-        (name.replace("_", " "), percent(metrics[name]))
-        for name in ("flips_against_parent", "flips_against_ancestor")
-        if name in metrics
-    ]
-    rows += [("size", f"{artifact.model_bytes / 1000:,.1f} kB"), ("digest", artifact.digest[:16])]
+    rows = [*_figures(metrics), ("size", f"{artifact.model_bytes / 1000:,.1f} kB"), ("digest", artifact.digest[:16])]
     shown: list[RenderableType] = [table(f"{artifact.path} (validation split, %)", ("figure", "value [95 %]"), rows)]
     shown += [f"gate: {gate['text']}" for gate in metrics.get("gates", ())]
     shown += [f"note: {note}" for note in artifact.manifest.notes]
@@ -134,6 +127,27 @@ def report_stage(artifact: Artifact, json: str | None) -> None:
     require_gates(artifact)
 
 
+def _figures(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """Those of a manifest's figures that are shown after a stage, in percent."""
+    from edgedet.evaluate.tables import percent
+
+    before = ("balanced_accuracy", "auc", "tnr", "tpr", "tpr_at_fpr1", "tpr_at_fpr5", "ece")
+    after = ("flips_against_parent", "flips_against_ancestor")
+    rows = [(name.replace("_", " "), percent(metrics[name])) for name in before if name in metrics]
+    rows += [("worst generator", str(metrics["worst_generator"]))] if metrics.get("worst_generator") else []
+    return rows + [(name.replace("_", " "), percent(metrics[name])) for name in after if name in metrics]
+
+
 def warn(message: str) -> None:
-    """A line on stderr."""
-    print(f"edgedet: {message}", file=sys.stderr)
+    """One line on stderr."""
+    print(f"edgedet: {one_line(message)}", file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """`text` on one line, whatever a file name has in it."""
+    return " ".join(valid(text).split())
+
+
+def valid(text: str) -> str:
+    """`text` as Unicode that JSON and a terminal can hold, whatever bytes a file name has."""
+    return text.encode("utf-8", "backslashreplace").decode()

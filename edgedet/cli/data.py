@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from edgedet.cli.common import Json, show, table, warn
+from edgedet.artifact import check_free
+from edgedet.cli.common import Json, show, table, valid, warn
 from edgedet.data.index import Index
+from edgedet.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -23,13 +25,14 @@ def register(app: typer.Typer) -> None:
 
 def scan_folder(
     source: Annotated[Path, typer.Argument(help="A folder in a known layout, a table, or an archive.")],
-    out: Annotated[Path, typer.Option("--out", help="The index to write, a CSV.")],
+    out: Annotated[Path, typer.Option("--out", help="The index to write, a CSV; it must not exist.")],
     label: Annotated[list[str] | None, typer.Option("--label", help="Another folder name, as in photos=real.")] = None,
     keep_leaks: Annotated[bool, typer.Option(help="Keep test images whose bytes also stand in another split.")] = False,
     seed: Annotated[int, typer.Option(help="Of the splits that are cut.")] = 0,
     json: Json = None,
 ) -> None:
     """Turn a folder layout into an index: label, generator, split, size, format, JPEG quality and sha256 of every image."""
+    check_free(out)
     from edgedet.data.archive import scan_data
 
     result = scan_data(source, label_map=_label_map(label or []), seed=seed, keep_leaks=keep_leaks)
@@ -46,8 +49,8 @@ def scan_folder(
     record = {
         "index": str(out),
         "images": len(result.index),
-        "errors": result.errors,
-        "leaks": [leak.__dict__ for leak in result.leaks],
+        "errors": [{"path": valid(path), "reason": valid(reason)} for path, reason in result.errors],
+        "leaks": [{"path": valid(leak.path), "same_as": valid(leak.first_path)} for leak in result.leaks],
         "layout": result.layout,
     }
     show(_counts(result.index), summary, json=json, record=record)
@@ -56,19 +59,19 @@ def scan_folder(
 def simulate_set(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     size: Annotated[int, typer.Option(min=16, help="Side of the crops in pixels.")] = 32,
+    scale: Annotated[float, typer.Option(min=0.001, max=1, help="How much of the set to make: 0.1 is a tenth.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the crops, the kernels and the qualities.")] = 0,
     json: Json = None,
 ) -> None:
     """Make the embedded data set: crops of shipped photographs, and the same through simulated generator decoders."""
-    from edgedet.data.simulate import simulate
+    from edgedet.data.simulate import PAIRS, simulate
 
-    index = simulate(out, size=size, seed=seed)
+    pairs = {split: max(1, round(scale * count)) for split, count in PAIRS.items()}
+    index = simulate(out, size=size, seed=seed, pairs=pairs)
     show(_counts(index), f"{out}: {len(index):,} images", json=json, record={"out": str(out), "images": len(index)})
 
 
 def _label_map(pairs: list[str]) -> dict[str, int]:
-    from edgedet.errors import UsageError
-
     meanings = {"real": 0, "fake": 1}
     found: dict[str, int] = {}
     for pair in pairs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from edgedet import recipe
 from edgedet.artifact import Artifact, check_free
 from edgedet.cli.common import Data, GateFile, Json, Out, Overrides, Resume, data_of, gates_of, report_stage
 from edgedet.errors import UsageError
+from edgedet.target import Precision
 
 Recipe = Annotated[str, typer.Argument(help="A recipe's name (`edgedet recipes` lists them) or the path of a TOML file.")]
 From = Annotated[Path, typer.Option("--from", help="The checkpoint to start from.")]
@@ -65,15 +66,12 @@ def prune(
 ) -> None:
     """Remove whole channels in steps, with distillation between them."""
     check_free(out)
+    from edgedet.compress.cost import latency
     from edgedet.compress.prune import PruneRecipe, run
 
     config = recipe.load("train", name, PruneRecipe, overrides or ())
     guide = Artifact.load(teacher) if teacher else None
-    cost = None
-    if config.cost == "latency":
-        from edgedet.compress.cost import latency
-
-        cost = latency
+    cost = latency if config.cost == "latency" else None
     made = run(config, Artifact.load(parent), data_of(data), out, teacher=guide, cost=cost, resume=resume)
     _finished(made, json)
 
@@ -92,20 +90,19 @@ def export(
     """Write a graph for a device: ONNX with normalisation inside, quantized if asked, checked against the checkpoint."""
     check_free(out)
     precision = _precision(int8=int8, fp16=fp16, fp32=fp32)
-    if precision == "int8" and not data:
-        data_of(data)  # says what is missing before torch is loaded
+    if gate and not data:
+        raise UsageError("--gate needs --data: gates are tested on its validation split")
+    gates = gates_of(gate) if gate else None
+    index = data_of(data) if data or precision == "int8" else None
     from edgedet.export.stage import ExportConfig, run
 
-    config = ExportConfig(target=target, precision=precision, gates=gates_of(gate) if gate else None)
-    index = data_of(data) if data or precision == "int8" else None
+    config = ExportConfig(target=target, precision=precision, gates=gates)
     _finished(run(config, Artifact.load(artifact), index, out), json)
 
 
-def _precision(*, int8: bool, fp16: bool, fp32: bool) -> Literal["fp32", "fp16", "int8"]:
-    asked: list[Literal["fp32", "fp16", "int8"]] = []
-    asked += ["int8"] if int8 else []
-    asked += ["fp16"] if fp16 else []
-    asked += ["fp32"] if fp32 else []
+def _precision(*, int8: bool, fp16: bool, fp32: bool) -> Precision:
+    flags: dict[Precision, bool] = {"fp32": fp32, "fp16": fp16, "int8": int8}
+    asked = [name for name, given in flags.items() if given]
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)} exclude each other: give one")
     return asked[0] if asked else "fp32"

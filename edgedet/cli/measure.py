@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 from rich.console import RenderableType
 
-from edgedet.artifact import Artifact, Figures
-from edgedet.cli.common import Data, GateFile, Json, console, data_of, gates_of, show, warn
+from edgedet.artifact import Artifact, Figures, Gate
+from edgedet.cli.common import Data, GateFile, Json, data_of, gates_of, show, warn, write_text
 from edgedet.data.index import Index
-from edgedet.errors import GateFailed
+from edgedet.errors import BenchError, GateFailed, UsageError
+
+if TYPE_CHECKING:
+    from edgedet.evaluate.gates import GateResult
+    from edgedet.evaluate.slices import Evaluation
 
 
 def register(app: typer.Typer) -> None:
@@ -33,29 +36,53 @@ def evaluate(
 ) -> None:
     """Measure accuracy overall and per generator, clean and degraded, at the stored threshold."""
     from edgedet.evaluate import gates, slices
-    from edgedet.evaluate.tables import evaluation_table, percent
 
+    wanted = _wanted(gate, split, against)
     subject = Artifact.load(artifact)
     other = Artifact.load(against) if against else None
-    wanted = gates_of(gate) if gate else ()
     images = data_of(data).split(split)
     conditions = ["clean", *(degrade or ()), *gates.conditions(wanted)]
     found = slices.evaluate_all(subject, images, conditions)
+    theirs = slices.evaluate_all(other, images, conditions) if other else None
+    results = gates.check(wanted, found, parent=theirs, ancestor=theirs)
+    _report(subject, found, other, theirs, results, json)
+    broken = gates.failed(results)
+    if broken:
+        raise GateFailed(f"{artifact}: {len(broken)} of {len(results)} gates failed: {'; '.join(each.text for each in broken)}")
+
+
+def _wanted(gate: Path | None, split: str, against: Path | None) -> Sequence[Gate]:
+    """The gates to test; what cannot be tested as asked is refused before anything is measured."""
+    wanted = gates_of(gate) if gate else ()
+    if wanted and split == "test":
+        raise UsageError("gates are tested on --split val: test is reported once, and decides nothing")
+    compared = [each for each in wanted if each.metric == "flip_rate" or each.against != "absolute"]
+    if compared and against is None:
+        raise UsageError(f"{gate}: {len(compared)} of its gates compare with another artifact: give it with --against")
+    return wanted
+
+
+def _report(
+    subject: Artifact,
+    found: Mapping[str, Evaluation],
+    other: Artifact | None,
+    theirs: Mapping[str, Evaluation] | None,
+    results: Sequence[GateResult],
+    json: str | None,
+) -> None:
+    from edgedet.evaluate import gates, slices
+    from edgedet.evaluate.tables import evaluation_table, percent
+
     record: Figures = {"artifact": subject.digest, "evaluations": {name: each.plain() for name, each in found.items()}}
     shown: list[RenderableType] = [evaluation_table(each) for each in found.values()]
-    theirs = slices.evaluate_all(other, images, conditions) if other else None
     if other and theirs:
         flips = {name: slices.flips(found[name], theirs[name]) for name in found}
         shown += [f"verdict flips against {other.path}, {name}: {percent(flip)} %" for name, flip in flips.items()]
         record |= {"against": other.digest, "flips": flips}
-    results = gates.check(wanted, found, parent=theirs, ancestor=theirs)
     if results:
         shown.append(gates.table(results))
         record["gates"] = [{"gate": gates.describe(each.gate), "outcome": each.outcome, "text": each.text} for each in results]
     show(*shown, json=json, record=record)
-    broken = gates.failed(results)
-    if broken:
-        raise GateFailed(f"{artifact}: {len(broken)} of {len(results)} gates failed: {'; '.join(each.text for each in broken)}")
 
 
 def bench(
@@ -89,10 +116,13 @@ def bench(
         seconds=seconds,
     )
     if json != "-":
-        table.show(rows, console)
+        table.show(rows)
     if markdown:
-        markdown.write_text(table.markdown(rows), encoding="utf-8")
-    show(json=json, record=[msgspec.to_builtins(row) for row in rows])
+        write_text(markdown, table.markdown(rows))
+    show(json=json, record=rows)
+    failed = [f"{row.name}: {row.error}" for row in rows if row.error]
+    if failed:
+        raise BenchError(f"{len(failed)} of {len(rows)} rows could not be measured: {'; '.join(failed)}")
 
 
 def _anchors() -> Sequence[Artifact]:

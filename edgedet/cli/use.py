@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
 from edgedet.artifact import Artifact
-from edgedet.cli.common import Json, Threads, show, table, warn
+from edgedet.cli.common import Json, Threads, one_line, show, table, valid, warn
+from edgedet.data.layouts import EXTENSIONS
 from edgedet.errors import DataError
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+if TYPE_CHECKING:
+    from edgedet.runtime.detector import Prediction
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def detect(
     artifact: Annotated[Path, typer.Argument(help="The artifact to run.")],
-    images: Annotated[list[Path], typer.Argument(help="Images, and folders of images.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, and folders of images; links to folders are not followed.")],
     json: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write JSON lines; - is stdout.")] = None,
     operating_point: Annotated[str | None, typer.Option(help="A threshold: half, balanced, fpr1, fpr5.")] = None,
     runtime: Annotated[str, typer.Option(help="The runtime; auto takes the one for the artifact.")] = "auto",
@@ -35,66 +38,80 @@ def detect(
     """Score images: probability of fake, verdict, and margin to the threshold. Exits 1 when an image cannot be read."""
     from edgedet.runtime.detector import Detector
 
-    files = list(_files(images))
-    failed = 0
+    files, refused = _files(images)
+    failed = len(refused)
+    for reason in refused:
+        warn(reason)
     with (
         Detector.load(artifact, runtime=runtime, threads=threads, batch_size=batch_size) as detector,
-        _Lines(json) as write,
+        _writer(json) as write,
     ):
         found = detector.stream(files, on_error="return", operating_point=operating_point)
         for path, prediction in zip(files, found, strict=True):
-            record = {"image": _text(path), **prediction.__dict__, "artifact": detector.artifact.digest}
             if prediction.error:
                 failed += 1
                 warn(prediction.error)
-            write(record)
+            write(_record(path, prediction, detector.artifact))
     if failed:
-        warn(f"{failed} of {len(files)} images could not be read")
+        warn(f"{failed} of {len(files) + len(refused)} could not be read")
         raise typer.Exit(1)
 
 
-class _Lines:
-    """Where predictions go: a line for people on stdout, JSON lines to a file, or JSON lines to stdout."""
-
-    def __init__(self, json: str | None) -> None:
-        self._json = json
-
-    def __enter__(self) -> Any:
-        try:
-            self._file = Path(self._json).open("wb") if self._json and self._json != "-" else None
-        except OSError as error:
-            raise DataError(f"{self._json}: cannot be written: {error.strerror}") from error
-        return self._write
-
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
-
-    def _write(self, record: dict[str, Any]) -> None:
-        line = msgspec.json.encode(record)
-        if self._file:
-            self._file.write(line + b"\n")
-        if self._json == "-":
-            sys.stdout.write(line.decode() + "\n")
-        elif not record["error"]:
-            print(f"{record['verdict']:4}  {record['score']:.4f}  margin {record['margin']:+.4f}  {record['image']}")
+def _record(path: Path, prediction: Prediction, artifact: Artifact) -> dict[str, Any]:
+    error = valid(prediction.error) if prediction.error else None
+    return {"image": valid(str(path)), **prediction.__dict__, "error": error, "artifact": artifact.digest}
 
 
-def _files(paths: list[Path]) -> Iterator[Path]:
-    """The images named, and those below the folders named, in order of name; links that lead in circles are not followed."""
+@contextlib.contextmanager
+def _writer(json: str | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Where predictions go: lines for people on stdout, and JSON lines to a file; or JSON lines alone on stdout."""
+    if json == "-":
+        yield lambda record: print(msgspec.json.encode(record).decode())
+        return
+    if not json:
+        yield _print
+        return
+    try:
+        file = Path(json).open("wb")  # noqa: SIM115 (closed below; only opening is explained)
+    except OSError as error:
+        raise DataError(f"{json}: cannot be written: {error.strerror}") from error
+
+    def both(record: dict[str, Any]) -> None:
+        file.write(msgspec.json.encode(record) + b"\n")
+        _print(record)
+
+    with file:
+        yield both
+
+
+def _print(record: dict[str, Any]) -> None:
+    if not record["error"]:
+        print(f"{record['verdict']:4}  {record['score']:.4f}  margin {record['margin']:+.4f}  {one_line(record['image'])}")
+
+
+def _files(paths: list[Path]) -> tuple[list[Path], list[str]]:
+    """The images named and those below the folders named, by name, and why a folder could not be read."""
+    files: list[Path] = []
+    refused: list[str] = []
     for path in paths:
         if not path.is_dir():
-            yield path
+            files.append(path)
             continue
-        found = sorted(child for child in path.rglob("*") if child.suffix.lower() in IMAGES)
-        if not found:
-            raise DataError(f"{path}: no images in this folder; expected files ending in {', '.join(IMAGES)}")
-        yield from found
+        inside, reasons = _below(path)
+        if not inside and not reasons:
+            raise DataError(f"{path}: no images in this folder; expected files ending in {', '.join(sorted(EXTENSIONS))}")
+        files += inside
+        refused += reasons
+    return files, refused
 
 
-def _text(path: Path) -> str:
-    """A path as text that JSON can hold, whatever bytes its name has."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
+def _below(folder: Path) -> tuple[list[Path], list[str]]:
+    errors: list[OSError] = []
+    walk = os.walk(folder, onerror=errors.append)  # does not follow links, which may lead in circles
+    # A folder that is called an image is no image, and is said to be none.
+    found = (Path(top, name) for top, folders, names in walk for name in (*folders, *names))
+    images = sorted(path for path in found if path.suffix.lower() in EXTENSIONS and not path.name.startswith("."))
+    return images, [f"{error.filename}: folder cannot be read: {error.strerror}" for error in errors]
 
 
 def show_artifact(
