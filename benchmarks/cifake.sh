@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The README's table on CIFAKE, from images to result lines. Hours on two CPU cores; stopped at any moment, it goes on.
+#
+#   EDGEDET_DATA=cifake.tar.xz bash benchmarks/cifake.sh [OUT]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+data=${EDGEDET_DATA:-}
+if [ -z "$data" ]; then
+  echo "skipped: set EDGEDET_DATA to CIFAKE (a folder or an archive with train/ and test/, each with REAL/ and FAKE/)"
+  exit 0
+fi
+out=${1:-runs/cifake}
+results=benchmarks/results
+
+bash train/pipeline.sh cifake "$data" "$out"
+cp "$out/bench.jsonl" "$results/cifake.jsonl"
+python benchmarks/readme.py "$results/cifake.jsonl"
