@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from edgedet import models
 from edgedet.artifact import Artifact, DetectorSpec, Gate, Manifest
 from edgedet.compress.teacher import Distillation, Listener, ask, require_flips_only
 from edgedet.data.index import Index
-from edgedet.evaluate.assess import assess, inherited
+from edgedet.evaluate.assess import inherited
 from edgedet.models.pixels import PixelModel
 from edgedet.recipe import Config
 from edgedet.training import stage
@@ -48,22 +47,15 @@ def run(config: DistillRecipe, parent: Artifact, data: Index, out: Path, *, resu
     torch.manual_seed(config.training.seed)
     student = PixelModel(models.create(config.detector), preprocess)
     with group() as processes:
-        if processes.leads:
-            ask(parent, data.split("train"), amp=config.training.amp)
-        processes.barrier()
-        answers = ask(parent, data.split("train"), amp=config.training.amp)
+        answers = processes.leader_first(lambda: ask(parent, data.split("train"), amp=config.training.amp))
         sets = stage.open_sets(data, preprocess, config.training, processes)
         objective = Listener(student, config.detector.name, answers, config.training, config.distillation)
         result = stage.train(objective, config.training, sets, out, processes, resume=resume, title="distill")
-        if not processes.leads:
-            return parent
-    with artifacts.writing(out) as draft:
-        draft.manifest = _manifest(config, parent, student)
-        stage.write_weights(draft.path, student)
-        stage.write_golden(draft.path, student, parent.golden.images, parent.golden.logits)
-        stage.keep_history(draft.path, stage.work_folder(out))
-        draft.manifest = assess(draft, data, parent=parent, extra={"best_epoch": result.best_epoch})
-    shutil.rmtree(stage.work_folder(out), ignore_errors=True)
+        if processes.leads:
+            extra = {"best_epoch": result.best_epoch}
+            manifest = _manifest(config, parent, student)
+            stage.write(out, stage.Written(manifest, student, parent.golden.images, parent, extra), data)
+        processes.barrier()
     return Artifact.load(out)
 
 

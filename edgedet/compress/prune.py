@@ -24,9 +24,10 @@ from edgedet import models
 from edgedet.artifact import Artifact, Gate, Manifest
 from edgedet.compress.teacher import Answers, Distillation, Listener, ask, require_flips_only
 from edgedet.data.index import Index
-from edgedet.errors import NothingToPrune
-from edgedet.evaluate.assess import assess, inherited
+from edgedet.errors import NothingToPrune, RecipeError
+from edgedet.evaluate.assess import inherited
 from edgedet.models import structure
+from edgedet.models.blocks import SpatialGate, StyleRecalibration
 from edgedet.models.pixels import PixelModel
 from edgedet.recipe import Config
 from edgedet.training import stage
@@ -81,22 +82,25 @@ def run(
     Raises:
         NothingToPrune: every group is protected; the message lists them and why.
         ArtifactError: `out` exists, or the parent is no checkpoint.
+        RecipeError: ``cost = "latency"`` without `cost`.
         Interrupted: stopped by a signal; `resume` goes on.
     """
     artifacts.check_free(out)
     parent.require("checkpoint")
     require_flips_only(config.training)
+    if config.cost == "latency" and cost is None:
+        raise RecipeError("`cost = \"latency\"` needs the function that measures it: give `cost`, or prune by MACs")
     model = models.build(parent)
     work = stage.work_folder(out)
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
     with group() as processes:
+        if not resume and processes.leads:
+            shutil.rmtree(work, ignore_errors=True)
         job = _Job(
             config=config,
             name=parent.manifest.detector.name,
             protected=protected_layers(model.net, parent.manifest.detector.name),
             measure=cost or macs,
-            answers=ask(teacher or parent, data.split("train"), amp=config.training.amp),
+            answers=processes.leader_first(lambda: ask(teacher or parent, data.split("train"), amp=config.training.amp)),
             sets=stage.open_sets(data, model.preprocess, config.training, processes),
             work=work,
             processes=processes,
@@ -109,15 +113,11 @@ def run(
             job.prune(model, before * left, step)
             notes.append(f"step {step + 1}: {job.measure(model) / before:.3f} of the parent's {config.cost} left")
             job.teach(model, step)
-        if not processes.leads:
-            return parent
-    with artifacts.writing(out) as draft:
-        draft.manifest = _manifest(config, parent, model, tuple(notes))
-        stage.write_weights(draft.path, model)
-        stage.write_golden(draft.path, model, parent.golden.images, parent.golden.logits)
-        extra = {"cost": {"kind": config.cost, "before": before, "after": job.measure(model)}}
-        draft.manifest = assess(draft, data, parent=parent, extra=extra)
-    shutil.rmtree(work, ignore_errors=True)
+        if processes.leads:
+            extra = {"cost": {"kind": config.cost, "before": before, "after": job.measure(model)}}
+            manifest = _manifest(config, parent, model, tuple(notes))
+            stage.write(out, stage.Written(manifest, model, parent.golden.images, parent, extra), data)
+        processes.barrier()
     return Artifact.load(out)
 
 
@@ -133,11 +133,13 @@ def protected_layers(net: nn.Module, name: str) -> dict[str, str]:
     reasons = {models.lookup(name).classifier: "the output"}
     for path, module in net.named_modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels > 1:
-            reasons[path] = "depthwise: follows the layer before it"
+            reasons[path] = "depthwise: its channels are those of the layer before it, so both are left alone"
         elif isinstance(module, nn.Conv2d) and module.groups > 1:
             reasons[path] = "grouped convolution: its groups would differ in width"
+        elif isinstance(module, SpatialGate):
+            reasons[f"{path}.conv"] = "spatial gate: reads two channels and gives one, whatever the widths around it"
         elif isinstance(module, nn.Conv2d) and module.out_channels < 8:
-            reasons[path] = f"only {module.out_channels} channels"
+            reasons.setdefault(path, f"only {module.out_channels} channels")
         elif isinstance(module, nn.MultiheadAttention):
             reasons[path] = "attention heads are not pruned here"
     return reasons
@@ -156,6 +158,9 @@ def remove(
         NothingToPrune: nothing more can be removed although the target is not met.
     """
     ignored = [module for path, module in net.named_modules() if path in protected]
+    # A spatial gate reads the maximum and the mean over channels, however many there are: its own two never change.
+    apart = {SpatialGate: tp.ops.DummyPruner()}
+    by_channel = [(module.weight, 0) for module in net.modules() if isinstance(module, StyleRecalibration)]
     pruner = tp.pruner.BasePruner(
         net,
         x,
@@ -165,6 +170,8 @@ def remove(
         max_pruning_ratio=config.max_layer_share,
         iterative_steps=_FINE,
         ignored_layers=ignored,
+        customized_pruners=apart,
+        unwrapped_parameters=by_channel,
         round_to=config.round_to,
     )
     for _ in range(_FINE):
@@ -203,14 +210,23 @@ class _Job:
             widths = msgspec.json.decode(kept.with_suffix(".json").read_bytes(), type=structure.Structure)
             structure.apply(model.net, widths)
             model.net.load_state_dict(load_file(kept))
+            self.processes.barrier()
             return
         torch.manual_seed(self.config.training.seed + step)
         model.eval()
         x = model.normalise(models.example_pixels(model.preprocess, batch=1))
         remove(model.net, x, self.config, self.protected, lambda: self.measure(model) <= target)
-        self.work.mkdir(parents=True, exist_ok=True)
-        kept.with_suffix(".json").write_bytes(msgspec.json.encode(structure.describe(model.net)))
-        stage.save_state(model, kept)
+        self.processes.barrier()
+        if self.processes.leads:
+            self.keep(model, kept)
+
+    def keep(self, model: PixelModel, path: Path) -> None:
+        """Structure first, then the weights in one step: where there are weights, both are whole."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".json").write_bytes(msgspec.json.encode(structure.describe(model.net)))
+        temporary = path.with_suffix(".partial")
+        stage.save_state(model, temporary)
+        temporary.replace(path)
 
     def teach(self, model: PixelModel, step: int) -> None:
         """Fine-tune on labels and on the teacher's answers."""

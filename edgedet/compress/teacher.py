@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -47,10 +49,14 @@ class Distillation(Config, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Answers:
-    """A teacher's answers: logits float32 (N, views) and embeddings float16 (N, views, D); views: as is, mirrored."""
+    """A teacher's answers: logits float32 (N, views) and embeddings float16 (N, views, D); views: as is, mirrored.
+
+    key: of the teacher and of the images.
+    """
 
     logits: npt.NDArray[np.float32]
     embeddings: npt.NDArray[np.float16]
+    key: str = ""
 
 
 class Listener(Objective):
@@ -63,8 +69,16 @@ class Listener(Objective):
         self.config, self.distillation = config, distillation
         self.classifier_name = models.lookup(name).classifier
         classifier = models.classifier_of(model.net, name)
-        self.project = nn.Linear(classifier.in_features, answers.embeddings.shape[2], bias=False)
         self.answers = answers
+        # Without a weight there is no gradient, which distribution refuses: then there is no projection.
+        self.project: nn.Module | None = None
+        if distillation.feature_weight:
+            self.project = nn.Linear(classifier.in_features, answers.embeddings.shape[2], bias=False)
+
+    @property
+    def identity(self) -> str:
+        """How it listens, and to whom."""
+        return f" {self.distillation!r} {self.answers.key}"
 
     def forward(self, batch: Batch) -> Tensor:
         """Labels, logits and embeddings, weighted; a scalar."""
@@ -75,7 +89,7 @@ class Listener(Objective):
             logits = self.model(batch.pixels).float()
         loss = (1 - self.distillation.logit_weight) * label_loss(logits, batch.labels, self.config)
         loss = loss + self.distillation.logit_weight * logit_distance(logits, theirs, self.distillation.temperature)
-        if self.distillation.feature_weight:
+        if self.project is not None:
             wanted = torch.from_numpy(self.answers.embeddings[positions, views].astype(np.float32)).to(batch.labels.device)
             loss = loss + self.distillation.feature_weight * embedding_distance(self.project(seen[0]).float(), wanted)
         return loss
@@ -109,15 +123,26 @@ def watched(layer: nn.Module) -> Iterator[list[Tensor]]:
 def ask(teacher: Artifact, data: Index, *, amp: bool = True) -> Answers:
     """The answers of a checkpoint for the training images `data`, computed once and kept in the cache folder.
 
-    They are keyed by the teacher's digest and the content of the images, in order.
+    They are keyed by the teacher's digest, the precision, and the content of the images, in order.
     """
-    path = cache_root() / "answers" / f"{_key(teacher, data)}.npz"
-    if not path.is_file():
-        logits, embeddings = _answers(teacher, data, amp)
+    key = _key(teacher, data, amp)
+    path = cache_root() / "answers" / f"{key}.npz"
+    found = _load(path, len(data), key)
+    if found is None:
+        found = Answers(*_answers(teacher, data, amp), key)
         with writing_file(path) as file:
-            np.savez(file, logits=logits, embeddings=embeddings)
-    with np.load(path, allow_pickle=False) as kept:
-        return Answers(kept["logits"], kept["embeddings"])
+            np.savez(file, logits=found.logits, embeddings=found.embeddings)
+    return found
+
+
+def _load(path: Path, count: int, key: str) -> Answers | None:
+    """What is kept at `path`; None when there is nothing, or a file that is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            answers = Answers(kept["logits"], kept["embeddings"], key)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return answers if len(answers.logits) == len(answers.embeddings) == count else None
 
 
 def require_flips_only(config: TrainingConfig) -> None:
@@ -133,10 +158,10 @@ def require_flips_only(config: TrainingConfig) -> None:
         )
 
 
-def _key(teacher: Artifact, data: Index) -> str:
-    digest = hashlib.sha256(teacher.digest.encode())
-    for row in data.rows:
-        digest.update(row.sha256.encode())
+def _key(teacher: Artifact, data: Index, amp: bool) -> str:
+    digest = hashlib.sha256(f"{teacher.digest} {amp}".encode())
+    for position, row in enumerate(data.rows):
+        digest.update((row.sha256 or hashlib.sha256(data.read(position)).hexdigest()).encode())
     return digest.hexdigest()[:32]
 
 

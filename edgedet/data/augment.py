@@ -71,9 +71,8 @@ class Augment(Config, frozen=True, kw_only=True):
     def _positions(self, side: int, length: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         slack = side - length
         start = rng.integers(-self.shift, slack + self.shift + 1, size=count)
-        positions = start[:, None] + np.arange(length)
-        # Mirrored at both edges, the edge pixel repeated.
-        positions = np.where(positions < 0, -1 - positions, positions)
+        # Mirrored at both edges, the edge pixel repeated, however far the shift goes.
+        positions = (start[:, None] + np.arange(length)) % (2 * side)
         return np.asarray(np.where(positions >= side, 2 * side - 1 - positions, positions))
 
     def _photometry(self, images: Batch, rng: np.random.Generator) -> Batch:

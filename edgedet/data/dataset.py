@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edgedet.data.cache import PixelCache
 from edgedet.data.index import Index
-from edgedet.errors import DataError
+from edgedet.errors import DataError, ImageError
 from edgedet.preprocess import Preprocess
 
 T = TypeVar("T")
@@ -65,7 +65,13 @@ class DecodedSet:
 
     def gather(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """uint8 (B, H, W, 3) of the images at `positions`."""
-        return np.stack([self.preprocess(self.index.read(int(position))) for position in positions])
+        return np.stack([self._pixels(int(position)) for position in positions])
+
+    def _pixels(self, position: int) -> npt.NDArray[np.uint8]:
+        try:
+            return self.preprocess(self.index.read(position))
+        except ImageError as error:
+            raise ImageError(f"{self.index.root / self.index.rows[position].path}: {error}") from error
 
 
 def open_set(index: Index, preprocess: Preprocess, *, limit: int = CACHE_LIMIT) -> ImageSet:

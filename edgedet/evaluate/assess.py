@@ -9,18 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from edgedet.artifact import Artifact, Calibration, Draft, Figures, Gate, Manifest
 from edgedet.data.index import Index
 from edgedet.errors import DataError, GateFailed
 from edgedet.evaluate import degrade, gates, slices, thresholds
-from edgedet.evaluate.gates import Evaluations
+from edgedet.evaluate.gates import Evaluations, GateResult
 from edgedet.evaluate.slices import Evaluation
 
 VALIDATION = "validation.npz"
@@ -47,8 +47,9 @@ def assess(draft: Draft, data: Index, *, parent: Artifact | None, extra: Mapping
     calibration = thresholds.fit(raw[degrade.CLEAN].logits, val.labels, fitted_on=val.digest)
     own = {name: evaluation.recalibrated(calibration) for name, evaluation in raw.items()}
     theirs = parent_evaluations(parent, val, conditions) if parent else None
-    ancestors = ancestor_evaluations(parent, val) if parent else None
-    results = gates.check(preview.manifest.gates, own, parent=theirs, ancestor=ancestors)
+    # A parent without ancestors is the ancestor, and has just been measured under what it lacked.
+    ancestors = ancestor_evaluations(parent, val) if parent and parent.manifest.lineage else theirs
+    results = _check(preview.manifest.gates, own, theirs, ancestors)
     metrics: Figures = {
         **preview.manifest.metrics,
         **slices.for_manifest(own),
@@ -109,6 +110,20 @@ def ancestor_evaluations(parent: Artifact, val: Index) -> Evaluations:
     return _load(parent, "ancestor", val)
 
 
+def _check(
+    tested: Sequence[Gate], own: Evaluations, theirs: Evaluations | None, ancestors: Evaluations | None
+) -> list[GateResult]:
+    """:func:`gates.check`, but for gates against an ancestor whose logits under their condition nobody kept: not measured."""
+    known = [gate for gate in tested if gate.against != "ancestor" or ancestors is None or gate.condition in ancestors]
+    results = iter(gates.check(known, own, parent=theirs, ancestor=ancestors))
+    return [next(results) if gate in known else _unmeasured(gate) for gate in tested]
+
+
+def _unmeasured(gate: Gate) -> GateResult:
+    reason = f"the ancestor was not evaluated under {gate.condition!r}: give this gate to the recipe of the first of the line"
+    return GateResult(gate, "not measured", gates.OVERALL, None, None, gate.max_drop or 0.0, 0, reason)
+
+
 def _ordered(val: Index) -> str:
     """A digest of the images in their order: logits are matched to images by place."""
     return hashlib.sha256("\n".join(f"{row.sha256} {row.label} {row.generator}" for row in val.rows).encode()).hexdigest()
@@ -129,12 +144,12 @@ def _save(path: Path, own: Evaluations, ancestor: Evaluations, val: Index) -> No
     head = json.dumps(
         {"images": _ordered(val), **{k: msgspec.to_builtins(v) for k, v in calibrations.items()}}
     )
-    arrays: dict[str, npt.NDArray[np.float32]] = {
+    arrays: dict[str, Any] = {
         f"{whose}/{name}": evaluation.logits
         for whose, evaluations in (("own", own), ("ancestor", ancestor))
         for name, evaluation in evaluations.items()
     }
-    np.savez(path, allow_pickle=False, head=np.frombuffer(head.encode(), dtype=np.uint8), **arrays)
+    np.savez(path, head=np.frombuffer(head.encode(), dtype=np.uint8), **arrays)
 
 
 def _load(artifact: Artifact, whose: str, val: Index) -> dict[str, Evaluation]:

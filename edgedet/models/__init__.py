@@ -100,6 +100,10 @@ def create(spec: DetectorSpec) -> nn.Module:
         return line.build(**spec.arguments)
     except (TypeError, ValueError) as error:
         raise ModelError(f"{spec.name}: {error}") from error
+    except (OSError, RuntimeError) as error:
+        if not spec.arguments.get("pretrained"):
+            raise
+        raise ModelError(f"{spec.name}: no pretrained weights: {error}; set pretrained = false to do without") from error
 
 
 def rebuild(spec: DetectorSpec, widths: Mapping[str, list[int]]) -> nn.Module:

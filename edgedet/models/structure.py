@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -26,17 +26,16 @@ def difference(net: nn.Module, original: nn.Module) -> Structure:
 
 
 def apply(net: nn.Module, structure: Structure) -> nn.Module:
-    """Replace the layers of a freshly built `net` so that it has `structure`; weights are to be loaded afterwards.
+    """Resize the layers of a freshly built `net` to `structure`; their tensors are zeros until weights are loaded.
 
     Raises:
-        ModelError: the structure names a layer that the network does not have.
+        ModelError: the structure names a layer that the network does not have, or widths that a layer cannot have.
     """
     modules = dict(net.named_modules())
     for name, widths in structure.items():
         if name not in modules:
             raise ModelError(f"the structure names layer {name!r}, which this detector does not have: is it another builder's?")
-        parent, _, leaf = name.rpartition(".")
-        setattr(modules[parent] if parent else net, leaf, _resized(modules[name], widths, name))
+        _resize(modules[name], widths, name)
     return net
 
 
@@ -52,45 +51,35 @@ def _widths(module: nn.Module) -> list[int] | None:
     return None
 
 
-def _resized(module: nn.Module, widths: list[int], name: str) -> nn.Module:
+def _resize(module: nn.Module, widths: list[int], name: str) -> None:
     if isinstance(module, nn.Conv2d) and len(widths) == 3:
-        return nn.Conv2d(
-            widths[1],
-            widths[0],
-            _pair(module.kernel_size),
-            _pair(module.stride),
-            module.padding if isinstance(module.padding, str) else _pair(module.padding),
-            _pair(module.dilation),
-            widths[2],
-            module.bias is not None,
-        )
-    if isinstance(module, nn.Linear) and len(widths) == 2:
-        return nn.Linear(widths[1], widths[0], module.bias is not None)
-    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and len(widths) == 1:
-        # timm's BatchNormAct2d carries an activation: resize in place, so that the class is kept.
-        return _resize_norm(module, widths[0])
-    if isinstance(module, nn.LayerNorm):
-        return nn.LayerNorm(widths, module.eps, module.elementwise_affine)
-    raise ModelError(f"the structure gives layer {name!r} widths {widths}, which do not fit a {type(module).__name__}")
+        module.out_channels, module.in_channels, module.groups = widths
+        _reshape(module, weight=(widths[0], widths[1] // widths[2], *module.kernel_size), bias=widths[:1])
+    elif isinstance(module, nn.Linear) and len(widths) == 2:
+        module.out_features, module.in_features = widths
+        _reshape(module, weight=widths, bias=widths[:1])
+    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and len(widths) == 1:
+        module.num_features = widths[0]
+        _reshape(module, weight=widths, bias=widths, running_mean=widths, running_var=widths)
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = tuple(widths)
+        _reshape(module, weight=widths, bias=widths)
+    else:
+        raise ModelError(f"the structure gives layer {name!r} widths {widths}, which do not fit a {type(module).__name__}")
 
 
-def _resize_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, features: int) -> nn.Module:
-    norm.num_features = features
-    for key, parameter in list(norm.named_parameters(recurse=False)):
-        setattr(norm, key, nn.Parameter(parameter.detach().new_zeros(features)))
-    for key, buffer in list(norm.named_buffers(recurse=False)):
-        if buffer.ndim:
-            setattr(norm, key, buffer.new_zeros(features))
-    return norm
-
-
-def _pair(value: tuple[int, ...] | Any) -> tuple[int, int]:
-    first, second = value
-    return int(first), int(second)
+def _reshape(module: nn.Module, **shapes: Sequence[int]) -> None:
+    """Give the tensors that `module` has new shapes, in place: a layer of timm's keeps its class, with all that it adds."""
+    for key, shape in shapes.items():
+        before = getattr(module, key)
+        if isinstance(before, nn.Parameter):
+            setattr(module, key, nn.Parameter(before.detach().new_zeros(tuple(shape)), before.requires_grad))
+        elif before is not None:
+            setattr(module, key, before.new_zeros(tuple(shape)))
 
 
 def count_parameters(net: nn.Module) -> int:
-    """The number of trainable values."""
+    """The number of values in parameters."""
     return sum(parameter.numel() for parameter in net.parameters())
 
 

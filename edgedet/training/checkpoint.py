@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,9 @@ def load(work: Path) -> dict[str, Any] | None:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise TrainingError(f"{path}: is damaged ({error}); remove {work} and train from the start") from error
-    assert isinstance(state, dict)
+    except Exception as error:  # damaged bytes raise nearly anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise TrainingError(f"{path}: is damaged ({reason}); remove {work} and train from the start") from error
+    if not isinstance(state, dict) or "config" not in state:
+        raise TrainingError(f"{path}: is not the state of a run; remove {work} and train from the start")
     return state

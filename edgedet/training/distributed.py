@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgedet.errors import TrainingError
+
+T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
+
+_PATIENCE = timedelta(hours=12)
+"""How long a process waits for another: one decodes a whole data set, or assesses the artifact, while the others wait.
+When a process dies, torchrun ends the rest at once."""
 
 
 @dataclass(frozen=True)
@@ -27,24 +38,30 @@ class Group:
         """Whether this process writes and prints."""
         return self.rank == 0
 
+    def synchronised(self, module: M) -> M:
+        """On CUDA a copy of `module` with synchronised BatchNorm, which the CPU does not offer; else `module` itself."""
+        if self.world == 1 or self.device.type != "cuda":
+            return module
+        convert: Callable[[M], M] = nn.SyncBatchNorm.convert_sync_batchnorm
+        return convert(copy.deepcopy(module))
+
     def wrap(self, module: nn.Module) -> nn.Module:
-        """`module` with synchronised gradients; on CUDA with synchronised BatchNorm too, which the CPU does not offer."""
+        """`module` with synchronised gradients."""
         if self.world == 1:
             return module
-        if self.device.type == "cuda":
-            convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
-            module = convert(module)
-            return nn.parallel.DistributedDataParallel(module, device_ids=[self.device.index], broadcast_buffers=False)
-        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
 
     def average_buffers(self, module: nn.Module) -> None:
         """Running statistics become the mean over processes: each has seen only its own micro-batches."""
         if self.world == 1:
             return
-        for buffer in module.buffers():
-            if buffer.is_floating_point():
-                dist.all_reduce(buffer)
-                buffer /= self.world
+        for norm in module.modules():
+            if isinstance(norm, _BatchNorm):
+                for statistic in (norm.running_mean, norm.running_var):
+                    if statistic is not None:
+                        dist.all_reduce(statistic)
+                        statistic /= self.world
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` holds in any process."""
@@ -54,18 +71,39 @@ class Group:
         dist.all_reduce(value, dist.ReduceOp.MAX)
         return bool(value.item())
 
-    def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """The mean of `value` over processes."""
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum of `value` over processes."""
         if self.world == 1:
             return value
         value = value.clone()
         dist.all_reduce(value)
-        return value / self.world
+        return value
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean of `value` over processes."""
+        return self.sum(value) / self.world
+
+    def leader_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives in every process; the leading one makes it first, so that the others find its cache."""
+        if not self.leads:
+            self.barrier()
+            return make()
+        made = make()
+        self.barrier()
+        return made
 
     def barrier(self) -> None:
-        """Wait for all processes."""
-        if self.world > 1:
+        """Wait for all processes.
+
+        Raises:
+            TrainingError: one of them has ended.
+        """
+        if self.world == 1:
+            return
+        try:
             dist.barrier()
+        except RuntimeError as error:
+            raise TrainingError("another process of this run has failed: its message says why") from error
 
 
 @contextmanager
@@ -80,7 +118,7 @@ def group() -> Iterator[Group]:
     if world == 1:
         yield Group(device=device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield Group(dist.get_rank(), world, device)
     finally:

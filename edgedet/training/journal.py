@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class Journal:
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
 
     def __enter__(self) -> Journal:
+        self._before = (log.level, log.propagate)
         log.addHandler(self._handler)
         log.setLevel(logging.INFO)
         log.propagate = False
@@ -49,13 +51,15 @@ class Journal:
         self._progress.stop()
         log.removeHandler(self._handler)
         self._handler.close()
+        log.setLevel(self._before[0])
+        log.propagate = self._before[1]
 
     def forget_after(self, step: int) -> None:
         """Drop the figures of steps that a resumed run will take again."""
         path = self._work / METRICS
         if self._leads and path.is_file():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-            path.write_text("".join(f"{line}\n" for line in kept))
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def step(self, step: int, figures: str) -> None:
         """Move the bar."""
@@ -73,3 +77,11 @@ class Journal:
         if self._leads:
             log.info(message)
             self._progress.console.print(message, highlight=False)
+
+
+def _step_of(line: str) -> float:
+    """The step that a line of figures is of; a line that a kill has cut short is of none."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

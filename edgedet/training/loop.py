@@ -79,10 +79,12 @@ def fit(
     run = _Run(objective, config, train, val, work, size, group or Group())
     if resume:
         run.restore()
+    run.group.barrier()
     with Journal(work, total=run.total_steps, leads=run.group.leads, title=title) as journal, _stop_signals() as stop:
         journal.forget_after(run.step)
         result = run.all_epochs(journal, stop)
-    objective.model.load_state_dict(result.state)
+    # The device and the synchronised BatchNorm of training stay here: what comes after runs on the CPU.
+    objective.to("cpu").model.load_state_dict(result.state)
     return result
 
 
@@ -104,7 +106,7 @@ class _Run:
         self.labels = train.index.labels.astype(np.float32)
         self.plan = Plan(len(train), config, group.world)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.objective = objective.to(group.device, memory_format=layout)  # type: ignore[call-overload]
+        self.objective = group.synchronised(objective).to(group.device, memory_format=layout)  # type: ignore[call-overload]
         self.module = group.wrap(self.objective)
         self.optimizer = make_optimizer(self.objective, config)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=config.amp and group.device.type == "cuda")
@@ -119,9 +121,12 @@ class _Run:
         return self.config.epochs * self.plan.steps_per_epoch
 
     def all_epochs(self, journal: Journal, stop: _Stop) -> FitResult:
-        while self.step < self.total_steps and not self.out_of_patience():
-            epoch, first_step = divmod(self.step, self.plan.steps_per_epoch)
-            self.one_epoch(epoch, first_step, journal, stop)
+        while len(self.history) < self.config.epochs and not self.out_of_patience():
+            # Every validated epoch has its line: a run that was stopped between the two takes up at the validation.
+            epoch = len(self.history)
+            first_step = self.step - epoch * self.plan.steps_per_epoch
+            if first_step < self.plan.steps_per_epoch:
+                self.one_epoch(epoch, first_step, journal, stop)
             self.validate(epoch, journal)
             self.save()
         assert self.best is not None
@@ -140,6 +145,7 @@ class _Run:
                     self.report(epoch, in_epoch - first_step + 1, started, loss, journal)
                 self.keep_safe(stop)
         mean = float(self.group.mean(losses).item()) / (self.plan.steps_per_epoch - first_step)
+        self.require_finite(mean, epoch)
         journal.record(
             event="epoch", epoch=epoch, step=self.step, train_loss=mean, seconds=round(time.perf_counter() - started, 2)
         )
@@ -181,9 +187,7 @@ class _Run:
         ), item.seed
 
     def validate(self, epoch: int, journal: Journal) -> None:
-        self.group.average_buffers(self.objective.model)
-        if self.ema:
-            self.group.average_buffers(self.ema.model)
+        self.average_statistics()
         model = self.ema.model if self.ema else self.objective.model
         figures = validation_figures(logits_of(model, self.val, self.group), self.val.index.labels)
         self.history.append({"epoch": float(epoch), **figures})
@@ -194,6 +198,11 @@ class _Run:
         journal.record(event="validation", epoch=epoch, step=self.step, best=best, **figures)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
         journal.say(f"epoch {epoch + 1}/{self.config.epochs}: {shown}{'  (best)' if best else ''}")
+
+    def average_statistics(self) -> None:
+        self.group.average_buffers(self.objective.model)
+        if self.ema:
+            self.group.average_buffers(self.ema.model)
 
     def score_of(self, epoch: int) -> float:
         figures = next(line for line in self.history if line["epoch"] == epoch)
@@ -209,15 +218,18 @@ class _Run:
 
     def report(self, epoch: int, done: int, started: float, loss: Tensor, journal: Journal) -> None:
         value = float(loss.item())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {self.step} (epoch {epoch + 1}): lower training.lr, "
-                "set training.clip_norm, or switch training.amp off"
-            )
+        self.require_finite(value, epoch)
         if self.logs_step():
             journal.record(event="step", epoch=epoch, step=self.step, train_loss=value)
         rate = done * self.config.batch_size / (time.perf_counter() - started)
         journal.step(self.step, f"epoch {epoch + 1}/{self.config.epochs}  loss {value:.4f}  {rate:,.0f} images/s")
+
+    def require_finite(self, loss: float, epoch: int) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {self.step} (epoch {epoch + 1}): lower training.lr, "
+                "set training.clip_norm, or switch training.amp off"
+            )
 
     def keep_safe(self, stop: _Stop) -> None:
         """Save now and then, and at once when a signal asked to stop."""
@@ -231,13 +243,14 @@ class _Run:
         if in_epoch and self.group.world > 1:
             return  # processes disagree on the time; between epochs they are in step
         self.saved = time.monotonic()
+        self.average_statistics()
         if self.group.leads:
             checkpoint.save(self.state(), self.work)
         self.group.barrier()
 
     def state(self) -> dict[str, Any]:
         return {
-            "config": _fingerprint(self.config, self.train),
+            "config": self.fingerprint(),
             "step": self.step,
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -251,13 +264,17 @@ class _Run:
         state = checkpoint.load(self.work)
         if state is None:
             return
-        if state["config"] != _fingerprint(self.config, self.train):
-            raise TrainingError(
-                f"{self.work}: holds a run with other settings or other data; give the same ones to resume it, "
-                "or remove the folder to start anew"
-            )
+        other = TrainingError(
+            f"{self.work}: holds a run with other settings, another network or other data; give the same ones to resume it, "
+            "or remove the folder to start anew"
+        )
+        if state["config"] != self.fingerprint():
+            raise other
+        try:
+            self.objective.load_state_dict(state["objective"])
+        except RuntimeError as error:
+            raise other from error
         self.step, self.history = state["step"], state["history"]
-        self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.ema and state["ema"]:
@@ -265,6 +282,9 @@ class _Run:
             self.ema.model.load_state_dict(state["ema"][1])
         if state["best"]:
             self.best = FitResult(state["best"][1], state["best"][0])
+
+    def fingerprint(self) -> str:
+        return f"{self.config!r} {self.train.index.digest}{self.objective.identity}"
 
     def no_sync(self) -> contextlib.AbstractContextManager[None]:
         wrapped = self.module
@@ -300,8 +320,8 @@ def logits_of(model: nn.Module, images: ImageSet, group: Group | None = None) ->
     for chunk, pixels in zip(mine, prefetch(images.gather, mine), strict=True):
         out[torch.from_numpy(chunk)] = model(torch.from_numpy(pixels).to(group.device)).float()
     model.train(was_training)
-    # Each process has filled its own places and left zeros elsewhere: the mean times the number is the sum.
-    return (group.mean(out) * group.world).cpu().numpy()
+    # Each process has filled its own places and left zeros elsewhere.
+    return group.sum(out).cpu().numpy()
 
 
 def validation_figures(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> dict[str, float]:
@@ -340,7 +360,3 @@ def _stop_signals() -> Iterator[_Stop]:
 
 def _mix(seed: tuple[int, int, int]) -> int:
     return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _fingerprint(config: TrainingConfig, train: ImageSet) -> str:
-    return f"{config!r} {train.index.digest}"

@@ -34,6 +34,11 @@ class Objective(nn.Module, ABC):
         super().__init__()
         self.model = model
 
+    @property
+    def identity(self) -> str:
+        """What else decides where training ends, besides its configuration and its images; a resumed run must have the same."""
+        return ""
+
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
         """The mean loss over the batch, a scalar."""
@@ -72,4 +77,6 @@ def focal(logits: Tensor, labels: Tensor, *, gamma: float, alpha: float, per_cla
     """
     loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     weight = torch.where(labels > 0.5, alpha, 1 - alpha) if per_class else alpha
-    return (weight * (1 - torch.exp(-loss)) ** gamma * loss).mean()
+    # 1 - p_t without cancellation; the floor keeps the gradient of a power below 1 finite where p_t is 1.
+    missed = (-torch.expm1(-loss)).clamp_min(1e-12)
+    return (weight * missed**gamma * loss).mean()

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 
@@ -77,20 +78,44 @@ def run(config: TrainRecipe, parent: None, data: Index, out: Path, *, resume: bo
     preprocess = adjusted(models.lookup(config.detector.name).preprocess, config.preprocess)
     torch.manual_seed(config.training.seed)
     model = PixelModel(models.create(config.detector), preprocess)
+    images = tuple(golden_images())
     with group() as processes:
         sets = open_sets(data, preprocess, config.training, processes)
         result = train(Supervised(model, config.training), config.training, sets, out, processes, resume=resume)
-        if not processes.leads:
-            return Artifact(out, _manifest(config, preprocess), "")
-    images = tuple(golden_images())
-    with artifacts.writing(out) as draft:
-        draft.manifest = _manifest(config, preprocess)
-        write_weights(draft.path, model)
-        write_golden(draft.path, model, images, parent_logits=None)
-        keep_history(draft.path, work_folder(out))
-        draft.manifest = assess(draft, data, parent=None, extra={"best_epoch": result.best_epoch})
-    shutil.rmtree(work_folder(out), ignore_errors=True)
+        if processes.leads:
+            extra = {"best_epoch": result.best_epoch}
+            write(out, Written(_manifest(config, preprocess), model, images, parent=None, extra=extra), data)
+        processes.barrier()
     return Artifact.load(out)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a stage has made and now writes.
+
+    images: the encoded golden photographs; extra: figures of its own for the manifest.
+    """
+
+    manifest: Manifest
+    model: PixelModel
+    images: tuple[bytes, ...]
+    parent: Artifact | None
+    extra: Mapping[str, object]
+
+
+def write(out: Path, made: Written, data: Index) -> None:
+    """Write the checkpoint at `out`, assessed on the validation split of `data`, and clear the work folder.
+
+    The golden logits are those of the network as it is rebuilt from the files, which proves that it can be.
+    """
+    with artifacts.writing(out) as draft:
+        draft.manifest = made.manifest
+        write_weights(draft.path, made.model)
+        again = models.build(draft.preview())
+        write_golden(draft.path, again, made.images, made.parent.golden.logits if made.parent else None)
+        keep_history(draft.path, work_folder(out))
+        draft.manifest = assess(draft, data, parent=made.parent, extra=made.extra)
+    shutil.rmtree(work_folder(out), ignore_errors=True)
 
 
 def _manifest(config: TrainRecipe, preprocess: Preprocess) -> Manifest:
@@ -122,10 +147,7 @@ def train(
 
 def open_sets(data: Index, preprocess: Preprocess, config: TrainingConfig, processes: Group) -> Sets:
     """:meth:`Sets.open`, decoded by the leading process first, so that the others find the cache."""
-    if processes.leads:
-        Sets.open(data, preprocess, config)
-    processes.barrier()
-    return Sets.open(data, preprocess, config)
+    return processes.leader_first(lambda: Sets.open(data, preprocess, config))
 
 
 def work_folder(out: Path) -> Path:
@@ -162,7 +184,9 @@ def save_state(model: PixelModel, path: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}, path)
 
 
-def write_golden(folder: Path, model: PixelModel, images: tuple[bytes, ...], parent_logits: Any | None) -> None:
+def write_golden(
+    folder: Path, model: PixelModel, images: tuple[bytes, ...], parent_logits: npt.NDArray[np.float32] | None
+) -> None:
     """The golden photographs, what the model makes of them, and what its parent made of them (itself when it has none)."""
     pixels = np.stack([model.preprocess(image) for image in images])
     model.eval()
