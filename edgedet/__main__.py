@@ -1,5 +1,6 @@
-"""``python -m edgedet``."""
+"""``python -m edgedet``, and what torchrun starts."""
 
 from edgedet.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

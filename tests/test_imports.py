@@ -19,7 +19,7 @@ LAYERS = (
     ("training", "export"),
     ("compress",),
     ("search", "explain", "report", "serve"),
-    ("cli",),
+    ("cli", "__main__"),
 )
 NEEDS_TORCH = (
     "edgedet.models",
@@ -27,8 +27,7 @@ NEEDS_TORCH = (
     "edgedet.compress",
     "edgedet.search",
     "edgedet.explain",
-    "edgedet.data.dataset",
-    "edgedet.data.augment",
+    "edgedet.export.anchor",
     "edgedet.export.onnx",
     "edgedet.runtime.torch",
 )
