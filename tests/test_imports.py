@@ -19,7 +19,8 @@ LAYERS = (
     ("training", "export"),
     ("compress",),
     ("search", "explain", "report", "serve"),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 NEEDS_TORCH = (
     "edgedet.models",
