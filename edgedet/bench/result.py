@@ -66,6 +66,7 @@ class BenchRow(Config, frozen=True, kw_only=True):
     warmup_ms, warmup_stable: before the single-stream runs. statistic: what `speedup` compares.
     latency: single-stream, model-only, batch 1. end_to_end: single-stream, encoded bytes to score.
     throughput: the offline sweep, model-only. threads: in single-stream, the best of `threads_p50_ms` unless given.
+    bought: the speed-up over the artifact before the last compression step (`edgedet.bench.steps`).
     harness_ms: the p50 of a runner that does nothing; not subtracted. others_share: processors taken by others meanwhile.
     error: why there are no figures; a failure is a row too.
     """
@@ -95,6 +96,7 @@ class BenchRow(Config, frozen=True, kw_only=True):
     throughput: tuple[Point, ...] = ()
     end_to_end: Latency | None = None
     speedup: Ratio | None = None
+    bought: Ratio | None = None
     harness_ms: float | None = None
     others_share: float | None = None
     accuracy: Accuracy | None = None

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+import msgspec
+
 from edgedet.artifact import Figures
-from edgedet.bench import probe, reference
+from edgedet.bench import probe, reference, steps
 from edgedet.bench.entry import Entry
 from edgedet.bench.probe import Device
 from edgedet.bench.reference import PublishedRow
@@ -52,7 +54,7 @@ def build(
         figures = metrics.get(entry.artifact.digest, entry.artifact.manifest.metrics)
         accuracy = accuracy_of(figures) if entry.weights == "trained" else None
         base = baseline if entry.weights == "trained" else anchor
-        lines.append(_row(entry, device, measured, base, accuracy, notes))
+        lines.append(_with_step(_row(entry, device, measured, base, accuracy, notes), entry, entries, measured))
         later = [published.get(other.name) for other in entries[position + 1 :]]
         if isinstance(beside, PublishedRow) and beside not in later:
             lines.append(published_row(beside))
@@ -145,6 +147,20 @@ def _row(
         notes=(*entry.notes, *notes),
         **figures,
     )
+
+
+def _with_step(row: BenchRow, entry: Entry, entries: Sequence[Entry], measured: Measured | None) -> BenchRow:
+    """The row with what its last compression step bought, when what it is to be compared with was measured too."""
+    if measured is None or entry.error or entry.weights == "untrained":
+        return row
+    other = steps.before(entry.artifact, [each.artifact for each in entries])
+    name = next((each.name for each in entries if other and each.artifact.digest == other.digest), None)
+    bought = _speedup(measured.model, entry.name, name) if name else None
+    if bought is None:
+        return row
+    stage = "quantization" if row.precision != "fp32" else entry.artifact.manifest.lineage[-1].stage
+    remark = steps.verdict(entry.name, stage, bought)
+    return msgspec.structs.replace(row, bought=bought, notes=(*row.notes, *([remark] if remark else [])))
 
 
 def _figures(entry: Entry, measured: Measured, baseline: str) -> dict[str, Any]:

@@ -50,6 +50,7 @@ COLUMNS = (
     Column("file to score p50 ms", _latency(lambda row: row.end_to_end.p50_ms if row.end_to_end else None)),
     Column("images/s (batch)", lambda row: _throughput(row)),
     Column("speed-up [95 %]", lambda row: _speedup(row)),
+    Column("last step", lambda row: f"{row.bought.value:.2f} x" if row.bought else None),
     Column("bal. acc. % [95 %]", lambda row: _percent(row.accuracy.balanced_accuracy) if row.accuracy else None),
     Column("AUC %", lambda row: _percent(row.accuracy.auc, interval=False) if row.accuracy else None),
     Column("worst generator %", lambda row: _worst(row)),
@@ -98,6 +99,7 @@ def footnotes(rows: Sequence[BenchRow]) -> list[str]:
     notes = [_where(row) for row in rows if row.kind == "measured"]
     notes += [f"{MARKS[row.kind]} {row.kind}: {row.name} on {row.device.name}: {row.source}" for row in rows if MARKS[row.kind]]
     notes += [f"speed-up: {row.statistic} of {row.speedup.baseline} / {row.statistic}, one run" for row in rows if row.speedup]
+    notes += ["last step: speed-up over the artifact before the last compression step" for row in rows if row.bought]
     notes += [f"p99 of {row.name}: {row.latency.p99_reason}" for row in rows if row.latency and row.latency.p99_reason]
     notes += [f"{row.name} failed: {row.error}" for row in rows if row.error]
     notes += [f"accuracy on split {row.accuracy.split}" for row in rows if row.accuracy and row.accuracy.split]
