@@ -11,6 +11,8 @@ cd "$(dirname "$0")/.."
 story=${1:?"give the story: demo or cifake"}
 out=${3:-demo}
 data=${2:-$out/data}
+seconds=10
+[ "$story" != demo ] || seconds=2
 mkdir -p "$out"
 
 todo() { [ ! -e "$1/manifest.json" ]; } # an artifact is written whole or not at all
@@ -47,4 +49,4 @@ edgedet show "$out/int8" --verify
 
 # 10. All of them side by side, in one run, on the test split.
 edgedet bench "$out/teacher-fp32" "$out/student-fp32" "$out/pruned-fp32" "$out/int8" \
-  --data "$EDGEDET_DATA" --split test --record "$out/bench.jsonl" --markdown "$out/bench.md"
+  --data "$EDGEDET_DATA" --split test --seconds "$seconds" --record "$out/bench.jsonl" --markdown "$out/bench.md"
