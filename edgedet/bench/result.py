@@ -40,7 +40,7 @@ class Accuracy(Config, frozen=True, kw_only=True):
     """How good the artifact's verdicts are, and on which split that was measured.
 
     worst_generator: the one with the lowest balanced accuracy, and that figure.
-    flip_rate: the share of verdicts that differ from the parent's.
+    flip_rate: the share of verdicts that differ from the full-precision ancestor's.
     """
 
     split: str | None = None

@@ -116,7 +116,7 @@ def accuracy_of(metrics: Figures) -> Accuracy | None:
         auc=auc,
         worst_generator=worst,
         worst_balanced_accuracy=_interval(of_worst.get("balanced_accuracy")),
-        flip_rate=_interval(metrics.get("flips_against_parent")),
+        flip_rate=_interval(metrics.get("flips_against_ancestor")),
     )
 
 

@@ -100,6 +100,7 @@ def footnotes(rows: Sequence[BenchRow]) -> list[str]:
     notes += [f"{MARKS[row.kind]} {row.kind}: {row.name} on {row.device.name}: {row.source}" for row in rows if MARKS[row.kind]]
     notes += [f"speed-up: {row.statistic} of {row.speedup.baseline} / {row.statistic}, one run" for row in rows if row.speedup]
     notes += ["last step: speed-up over the artifact before the last compression step" for row in rows if row.bought]
+    notes += ["flips: verdicts that differ from the full-precision ancestor's" for row in rows if row.accuracy]
     notes += [f"p99 of {row.name}: {row.latency.p99_reason}" for row in rows if row.latency and row.latency.p99_reason]
     notes += [f"{row.name} failed: {row.error}" for row in rows if row.error]
     notes += [f"accuracy on split {row.accuracy.split}" for row in rows if row.accuracy and row.accuracy.split]

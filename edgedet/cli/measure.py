@@ -145,16 +145,13 @@ def _architectures(subjects: Sequence[Artifact]) -> Mapping[str, str]:
 
 
 def _figures(subjects: Sequence[Artifact], index: Index) -> dict[str, Figures]:
-    """Accuracy on the split that was asked for, and verdict flips against each artifact's parent, or else the first."""
+    """Accuracy on the split that was asked for, and verdict flips against the first, the full-precision ancestor."""
     from edgedet.evaluate import slices
 
     evaluations = {subject.digest: slices.evaluate(subject, index) for subject in subjects}
-    figures: dict[str, Figures] = {}
-    for subject in subjects:
-        parent = subject.manifest.parent
-        other = evaluations.get(parent.digest if parent else "", evaluations[subjects[0].digest])
-        own = evaluations[subject.digest]
-        figures[subject.digest] = slices.for_manifest({"clean": own})
-        if other is not own:
-            figures[subject.digest]["flips_against_parent"] = slices.flips(own, other)
+    first = evaluations[subjects[0].digest]
+    figures = {digest: slices.for_manifest({"clean": own}) for digest, own in evaluations.items()}
+    for digest, own in evaluations.items():
+        if own is not first:
+            figures[digest]["flips_against_ancestor"] = slices.flips(own, first)
     return figures

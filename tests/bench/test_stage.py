@@ -47,7 +47,7 @@ def checkpoint(path) -> Artifact:
 
 def test_artifacts_are_measured_side_by_side_and_recorded(make_onnx_artifact, run, tmp_path):
     teacher, student = make_onnx_artifact("teacher", metrics=METRICS), make_onnx_artifact("student", weights=(1, 0, 0))
-    other = {"balanced_accuracy": INTERVAL, "splits": ["test"], "flips_against_parent": {**INTERVAL, "value": 0.01}}
+    other = {"balanced_accuracy": INTERVAL, "splits": ["test"], "flips_against_ancestor": {**INTERVAL, "value": 0.01}}
     first, second = rows = run([teacher, student], record=tmp_path / "out.jsonl", metrics={student.digest: other})
     assert [row.name for row in rows] == ["teacher", "student"]
     for row, given in zip(rows, (teacher, student), strict=True):
