@@ -9,17 +9,21 @@ import onnx
 from edgedet.errors import QuantizeError
 from edgedet.quantize import fused, qdq
 from edgedet.quantize.graph import GraphView, name_nodes
-from edgedet.quantize.placement import place
+from edgedet.quantize.placement import Plan, place
 from edgedet.quantize.ranges import Batches, Method, find_ranges
 from edgedet.target import Target, has_vnni
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """The graph with Q/DQ, and what is to be said about it: one line for each fact."""
+    """The graph with Q/DQ, and what is to be said about it: one line for each fact.
+
+    convolutions: the names of the nodes that are meant to run on INT8 kernels.
+    """
 
     model: onnx.ModelProto
     notes: tuple[str, ...]
+    convolutions: tuple[str, ...]
 
 
 def quantize(
@@ -46,7 +50,11 @@ def quantize(
     onnx.checker.check_model(written, full_check=True)
     pixels = ("the first convolution reads the uint8 pixels: no float pass over the image",) if plan.pixels else ()
     notes = (*plan.notes(), *pixels, *said, *_kernels(written, target, len(plan.weights)))
-    return Quantized(written, notes)
+    return Quantized(written, notes, tuple(node.name for node in written.graph.node if _quantized_convolution(node, plan)))
+
+
+def _quantized_convolution(node: onnx.NodeProto, plan: Plan) -> bool:
+    return node.op_type == "Conv" and node.name in plan.weights
 
 
 def _weight_bits(target: Target) -> tuple[int, tuple[str, ...]]:

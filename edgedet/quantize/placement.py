@@ -2,7 +2,8 @@
 
 - Convolutions, Gemm and MatMul with constant weights read quantized inputs; weights per output channel.
 - A ReLU or clip behind a convolution or an Add is absorbed: its output carries the scale, the tensor before it has none.
-- A residual Add is quantized when both its inputs already are. MaxPool and reshapes keep their input's scale.
+- A residual Add is quantized when both its inputs already are (``both``), or reads its shortcut quantized, so that it fuses
+  with the convolution before it (``shortcut``). MaxPool and reshapes keep their input's scale.
 - In float: the last linear layer (its rounding error would be the logit's), gates that multiply features (sigmoid of pooled
   or channel-reduced features, DETECTORS: under 0.1 % of the MACs and most of the loss), and every operator that the target
   does not list: softmax, LayerNorm, the subtraction of a residual front-end.
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from onnx import NodeProto
 
 from edgedet.quantize.gates import gate_nodes
-from edgedet.quantize.graph import GraphView, attributes
+from edgedet.quantize.graph import Array, GraphView, attributes
 from edgedet.quantize.pixels import PixelInput, find_pixel_input
 from edgedet.target import Scheme
 
@@ -79,11 +80,16 @@ class _Placer:
         self.gates = gate_nodes(view)
         self.heads = head_nodes(view)
         self.first = next((node.name for node in view.nodes if node.op_type == "Conv"), None)
+        self.depth: dict[str, int] = {}
 
     def run(self) -> Plan:
         for node in self.view.nodes:
+            below = max((self.depth.get(name, 0) for name in node.input), default=0)
+            self.depth.update(dict.fromkeys(node.output, below + (node.op_type in WEIGHTED)))
             if node.op_type in WEIGHTED:
                 self._weighted(node)
+            elif node.op_type == "Add" and self.scheme.residual == "shortcut":
+                self._shortcut(node)
             elif node.op_type in ("Add", "Concat"):
                 self._joining(node)
             elif node.op_type == "AveragePool" and "AveragePool" in self.scheme.ops:
@@ -125,11 +131,28 @@ class _Placer:
         given = attributes(node)
         if given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0 or given.get("transA", 0):
             return "Gemm with alpha, beta or transA"
-        if node.op_type == "Conv" and node.name != self.first:
-            narrow = min(weight.shape[0], weight.shape[1] * given.get("group", 1))
-            if narrow < self.scheme.min_channels:
-                return f"fewer than {self.scheme.min_channels} channels"
-        return None
+        return self._narrow(node, weight)
+
+    def _narrow(self, node: NodeProto, weight: Array) -> str | None:
+        """Why `node` is too narrow for the target's INT8 kernels, which pad; a first convolution of whole octets is not."""
+        if node.name == self.first and weight.shape[0] % 8 == 0 and weight.shape[2] == weight.shape[3]:
+            return None
+        inputs = weight.shape[1] * attributes(node).get("group", 1) if node.op_type == "Conv" else weight.shape[1]
+        if min(weight.shape[0], inputs) >= self.scheme.min_channels:
+            return None
+        return f"fewer than {self.scheme.min_channels} channels"
+
+    def _shortcut(self, node: NodeProto) -> None:
+        """An Add behind a quantized convolution: its other input, the one with fewer layers behind it, is read quantized."""
+        inputs = self.view.variables(node)
+        if "Add" not in self.scheme.ops or len(inputs) != 2 or len(node.input) != 2:
+            return
+        shortcut, branch = sorted(inputs, key=lambda name: self.depth.get(name, 0))
+        before = self.view.producer(branch)
+        if before is None or before.op_type != "Conv" or not self.view.has_one_reader(branch):
+            return
+        if before.name in self.plan.weights:
+            self._read(node, shortcut)
 
     def _joining(self, node: NodeProto) -> None:
         """An Add or Concat whose inputs are all quantized already."""

@@ -112,3 +112,28 @@ def test_a_scheme_can_leave_narrow_convolutions_but_not_the_first(make_net) -> N
     assert set(plan.weights) == {"stem_conv", "wide_conv"}
     assert left(plan)["narrow_conv"] == "fewer than 16 channels"
     assert left(plan)["head"] == "the target has no INT8 kernel for it"
+
+
+@pytest.fixture
+def tensorrt() -> Scheme:
+    return Scheme(
+        activations="int8", symmetric=True, bias="float", residual="shortcut", outputs=False, ops=("Conv", "Add"), min_channels=16
+    )
+
+
+def test_only_the_shortcut_of_a_residual_addition_is_quantized(residual_net: onnx.ModelProto, tensorrt: Scheme) -> None:
+    plan = place(GraphView(residual_net), tensorrt)
+    assert len(plan.weights) == 6
+    # The convolution's side of each addition stays in float: it fuses with the addition.
+    assert set(plan.tensors) == {"x", "stem", "one", "shortcut", "block", "three"}
+    assert plan.readers["shortcut"] == {"sum"}
+    assert plan.readers["block"] == {"three_conv", "sum2"}
+
+
+def test_no_shortcut_is_quantized_for_an_addition_behind_a_gate(make_net, tensorrt: Scheme) -> None:
+    net = make_net()
+    stem = net.conv("x", 3, 16, "stem")
+    gated = net.gate(net.conv(stem, 16, 16, "body", relu=False), 16, "gated")
+    joined = net.op("Relu", net.op("Add", gated, stem, name="sum"), name="joined")
+    plan = place(GraphView(net.finish(net.conv(joined, 16, 16, "after"), 16)), tensorrt)
+    assert plan.readers == {"x": {"stem_conv"}, "stem": {"body"}, "joined": {"after_conv"}}

@@ -1,0 +1,200 @@
+"""Compiling a graph for an NVIDIA GPU that is not there, with TensorRT-RTX.
+
+TensorRT-RTX shares NVIDIA's ONNX parser and compiler with TensorRT and compiles ahead of time on any x86-64 machine. What comes
+out is evidence that the graph is legal and compiles for that compute capability, and in which datatypes its kernels run. It is
+no measurement, and no build for a Jetson: engines for those are built on the device.
+
+The compiler runs in a child process with a time and a memory limit: a graph can make it abort.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedet.artifact import Figures
+from edgedet.errors import ExportError, RuntimeUnavailable
+
+BINDINGS = "tensorrt_rtx_bindings"
+CAPABILITIES = ("75", "80", "86", "89", "120")
+"""Turing, A100, RTX 30 (the RTX 3090), RTX 40, RTX 50."""
+
+_CONVOLUTION = "correlation"  # the compiler's word
+_LIMIT_SECONDS, _LIMIT_BYTES = 600.0, 8 << 30
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A line of the compiler's kernel table: datatypes of its activations in and out, and the ONNX nodes that it stems from."""
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of a graph; memory in bytes, as it states it for the device."""
+
+    version: str
+    capability: str
+    seconds: float
+    engine_bytes: int
+    weights_bytes: int
+    activation_bytes: int
+    scratch_bytes: int
+    kernels: tuple[Kernel, ...]
+
+    @property
+    def convolutions(self) -> dict[str, bool]:
+        """ONNX node of each convolution kernel -> whether its input is Int8.
+
+        The engine's size says nothing: weights alone in INT8 shrink it as much, and every convolution still runs in float.
+        """
+        kernels = [kernel for kernel in self.kernels if kernel.kind == _CONVOLUTION]
+        return {node: "Int8" in kernel.inputs for kernel in kernels for node in kernel.nodes[:1]}
+
+    @property
+    def figures(self) -> Figures:
+        """As plain data, for a manifest."""
+        convolutions = self.convolutions
+        types = Counter(name for kernel in self.kernels for name in set(kernel.outputs))
+        return {
+            "evidence": f"compiled ahead of time for compute capability {self.capability}, not run: no measurement",
+            "compiler": f"TensorRT-RTX {self.version}",
+            "seconds": self.seconds,
+            "engine_bytes": self.engine_bytes,
+            "weights_bytes": self.weights_bytes,
+            "activation_bytes": self.activation_bytes,
+            "scratch_bytes": self.scratch_bytes,
+            "int8_convolutions": sum(convolutions.values()),
+            "convolutions": len(convolutions),
+            "kernels": len(self.kernels),
+            "kernels_writing": dict(sorted(types.items())),
+        }
+
+    def require_int8(self, nodes: Sequence[str]) -> None:
+        """Hold that the convolutions `nodes` of the ONNX graph read Int8.
+
+        Raises:
+            ExportError: names those that do not.
+        """
+        found = self.convolutions
+        wrong = [node for node in nodes if not found.get(node, False)]
+        if wrong:
+            raise ExportError(
+                f"{len(wrong)} of {len(nodes)} quantized convolutions do not read Int8 in the compiled kernels: "
+                f"{', '.join(wrong[:3])}: their inputs carry no Q/DQ pair that the compiler can use"
+            )
+
+
+def available() -> bool:
+    """Whether TensorRT-RTX is installed; imports nothing."""
+    return importlib.util.find_spec(BINDINGS) is not None
+
+
+def compile_ahead(
+    path: Path,
+    *,
+    capability: str = "86",
+    batches: tuple[int, int, int] = (1, 1, 16),
+    size: tuple[int, int] = (224, 224),
+    seconds: float = _LIMIT_SECONDS,
+    memory: int = _LIMIT_BYTES,
+) -> Compiled:
+    """Compile the ONNX file at `path` for a compute capability.
+
+    batches: the least, the usual and the largest batch.
+    size: height and width, for graphs that leave them open.
+    seconds, memory: limits on the child process, the latter in bytes of its data.
+
+    Raises:
+        RuntimeUnavailable: TensorRT-RTX is not installed, or an unknown capability.
+        ExportError: the compiler refuses the graph, crashes or passes a limit; names the ONNX node where it says one.
+    """
+    if not available():
+        raise RuntimeUnavailable("compiling ahead of time needs TensorRT-RTX: pip install 'edgedet[compile]'")
+    if capability not in CAPABILITIES:
+        raise RuntimeUnavailable(f"no compute capability {capability!r}; TensorRT-RTX compiles for {', '.join(CAPABILITIES)}")
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        request = {"path": str(path), "capability": capability, "batches": batches, "size": size, "memory": memory}
+        request["answer"] = str(answer)
+        _run_child(request, path, seconds)
+        found = json.loads(answer.read_text(encoding="utf-8"))
+    if "refusal" in found:
+        raise ExportError(f"{path}: TensorRT-RTX {found['version']} refuses the graph: {explain(found['refusal'])}")
+    return _compiled(found, capability)
+
+
+def explain(refusal: dict[str, Any]) -> str:
+    """One sentence from a parser error (node, operator, description) or the compiler's log."""
+    node, operator = refusal.get("node", ""), refusal.get("operator", "")
+    text = re.sub(r"\s+", " ", str(refusal.get("text", ""))).strip() or "it gives no reason"
+    return f"node {node} ({operator}): {text}" if node else text
+
+
+def _run_child(request: dict[str, Any], path: Path, seconds: float) -> None:
+    command = [sys.executable, "-m", "edgedet.export.compile_child", json.dumps(request)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ExportError(f"{path}: not compiled after {seconds:.0f} seconds: stopped") from error
+    if done.returncode == 0:
+        return
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    if done.returncode < 0:
+        raise ExportError(f"{path}: the compiler crashed with {signal.Signals(-done.returncode).name}: {last}")
+    raise ExportError(f"{path}: the compiler did not finish (memory limit {request['memory'] >> 20} MiB): {last}")
+
+
+def _compiled(found: dict[str, Any], capability: str) -> Compiled:
+    log = "\n".join(found["log"])
+    return Compiled(
+        version=found["version"],
+        capability=capability,
+        seconds=found["seconds"],
+        engine_bytes=found["engine_bytes"],
+        weights_bytes=_stated(log, "Total Weights Memory"),
+        activation_bytes=_stated(log, "Total Activation Memory"),
+        scratch_bytes=_stated(log, "Max Scratch Memory"),
+        kernels=kernel_table(log),
+    )
+
+
+def _stated(log: str, what: str) -> int:
+    found = re.findall(rf"{what}: (\d+) bytes", log)
+    return int(found[-1]) if found else 0
+
+
+_LINE = re.compile(
+    r"^(?:Layers:\s*)?Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[.*?\], "
+    r"Outputs: \[(?P<outputs>.*?)\], TacticName:.*?Metadata: (?P<metadata>.*)$",
+    re.MULTILINE,
+)
+
+
+def kernel_table(log: str) -> tuple[Kernel, ...]:
+    """The kernels that the compiler lists, at verbose level and with detailed profiling, at the end of a build."""
+    return tuple(
+        Kernel(
+            name=line["name"],
+            kind=line["kind"],
+            inputs=tuple(re.findall(r"Datatype: (\w+)", line["inputs"])),
+            outputs=tuple(re.findall(r"Datatype: (\w+)", line["outputs"])),
+            nodes=tuple(re.findall(r"\[ONNX Layer: (.*?)\]", line["metadata"])),
+        )
+        for line in _LINE.finditer(log)
+    )
