@@ -1,0 +1,116 @@
+import functools
+
+import pytest
+import torch
+
+from edgedet import models
+from edgedet.artifact import DetectorSpec
+from edgedet.errors import ModelError
+from edgedet.models.pixels import PixelModel
+from edgedet.models.structure import count_parameters
+
+PUBLISHED = {
+    "cifake-cnn": 61_241,
+    "cifake-cnn-srm": 61_265,
+    "resnet50": 23_512_130,
+    "ram-net": 24_439_328,
+    "npr": 1_437_761,
+}
+
+
+@functools.cache
+def fresh(name: str) -> torch.nn.Module:
+    """A detector to look at: making a large one takes a second."""
+    return models.create(DetectorSpec(name=name))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameter_counts_are_those_of_the_papers(name):
+    assert count_parameters(fresh(name)) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", ["cifake-cnn", "cifake-cnn-srm", "edge32", "edge32-teacher", "edgenet"])
+def test_every_small_detector_takes_uint8_pixels_and_gives_one_logit(name):
+    model = PixelModel(fresh(name), models.lookup(name).preprocess).eval()
+    pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    logits = model(pixels)
+    assert (logits.shape, logits.dtype) == ((3,), torch.float32)
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", models.DETECTORS)
+def test_the_table_names_the_linear_layer_that_gives_the_logits(name):
+    assert models.classifier_of(fresh(name), name).out_features in (1, 2)
+
+
+@pytest.mark.parametrize("name", ["edge32", "edge32-teacher", "edge224", "edgenet"])
+def test_edge_widths_are_multiples_of_eight(name):
+    widths = [m.out_channels for m in fresh(name).modules() if isinstance(m, torch.nn.Conv2d)]
+    assert widths
+    assert all(width % 8 == 0 for width in widths)
+
+
+def test_edge_widths_that_kernels_would_pad_are_refused():
+    with pytest.raises(ModelError, match=r"multiples of 8.*\[12, 12, 36\]"):
+        models.create(DetectorSpec(name="edge32", arguments={"width": 12}))
+
+
+def test_edge_lists_of_different_lengths_are_refused():
+    with pytest.raises(ModelError, match="equally long, got 1, 2, 1"):
+        models.create(DetectorSpec(name="edgenet", arguments={"widths": [8], "depths": [1, 1], "strides": [1]}))
+
+
+def test_any_timm_model_is_a_detector_with_one_logit_and_its_own_input():
+    line = models.lookup("timm/mobilenetv3_small_050")
+    assert (line.preprocess.height, line.preprocess.width) == (224, 224)
+    assert line.preprocess.mean == pytest.approx(models.IMAGENET_MEAN)
+    net = models.create(DetectorSpec(name="timm/mobilenetv3_small_050")).eval()
+    assert models.classifier_of(net, "timm/mobilenetv3_small_050").out_features == 1
+    assert PixelModel(net, line.preprocess)(models.example_pixels(line.preprocess)).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (DetectorSpec(name="ram_net"), "no detector is called 'ram_net'; did you mean 'ram-net'"),
+        (DetectorSpec(name="timm/resnet5o"), "timm has no model 'resnet5o'; did you mean 'resnet50'"),
+        (DetectorSpec(name="edge32", arguments={"widht": 8}), "edge32 takes no argument 'widht'; did you mean 'width'"),
+        (DetectorSpec(name="timm/resnet18", arguments={"depht": 3}), "timm/resnet18: .*depht"),
+    ],
+)
+def test_unknown_names_and_arguments_have_the_nearest_right_one(spec, message):
+    with pytest.raises(ModelError, match=message):
+        models.create(spec)
+
+
+def test_two_classes_become_one_logit_whose_sigmoid_is_the_softmax():
+    class TwoClasses(torch.nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3))[:, :2] * torch.tensor([3.0, -2.0])
+
+    preprocess = models.DETECTORS["edge32"].preprocess
+    pixels = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
+    model = PixelModel(TwoClasses(), preprocess)
+    both = model.net(model.normalise(pixels))
+    torch.testing.assert_close(torch.sigmoid(model(pixels)), torch.softmax(both, dim=1)[:, 1])
+
+
+def test_pixels_are_normalised_channel_by_channel():
+    preprocess = models.DETECTORS["npr"].preprocess
+    model = PixelModel(torch.nn.Identity(), preprocess)
+    pixels = torch.randint(0, 256, (2, 4, 6, 3), dtype=torch.uint8)
+    expected = torch.empty(2, 3, 4, 6)
+    for channel, (mean, std) in enumerate(zip(preprocess.mean, preprocess.std, strict=True)):
+        expected[:, channel] = (pixels[..., channel] / 255 - mean) / std
+    torch.testing.assert_close(model.normalise(pixels), expected, atol=1e-6, rtol=0)
+
+
+def test_the_bytes_of_small_detectors_are_a_quantized_input_already():
+    model = PixelModel(torch.nn.Identity(), models.DETECTORS["edge32"].preprocess)
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
+    torch.testing.assert_close(model.normalise(pixels)[0, 0].flatten(), (torch.arange(256.0) - 128) / 128, atol=1e-6, rtol=0)

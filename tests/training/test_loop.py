@@ -1,0 +1,201 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from tiny_training import CONFIG, EXACT, images, objective, run
+
+from edgedet.errors import TrainingError
+from edgedet.training import checkpoint, journal, loop
+
+SCRIPT = Path(__file__).parents[1] / "tiny_training.py"
+STEPS = 40
+
+
+def changed(config, **values):
+    return msgspec.structs.replace(config, **values)
+
+
+def assert_same(one, other, where="state"):
+    """Bit for bit, through dictionaries and lists."""
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key, value in one.items():
+            assert_same(value, other[key], f"{where}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for number, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{where}[{number}]")
+    else:
+        assert one == other, where
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    work = tmp_path_factory.mktemp("uninterrupted")
+    result = run(work, CONFIG)
+    return checkpoint.load(work), result
+
+
+def start(*arguments: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
+    if processes == 1:
+        launcher = []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *launcher, str(SCRIPT), *arguments], capture_output=True, text=True, env=environment, timeout=600
+    )
+
+
+def test_training_learns_the_checkerboard(uninterrupted):
+    _, result = uninterrupted
+    assert [line["epoch"] for line in result.history] == [0, 1, 2, 3, 4]
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+    assert result.history[result.best_epoch]["auc"] > 0.9
+
+
+@pytest.mark.parametrize("step", [1, 8, 13, 39, 40])
+def test_a_run_stopped_at_any_step_ends_with_the_same_bits(uninterrupted, tmp_path, step):
+    """Steps 8 and 40 are the last of an epoch: the run stops between training and validation."""
+    with pytest.raises(loop.Interrupted, match=f"stopped at step {step} of 40; .*--resume"):
+        run(tmp_path, CONFIG, objective(CONFIG, at=step))
+    model = objective(CONFIG)
+    result = run(tmp_path, CONFIG, model, resume=True)
+    state, whole = uninterrupted
+    assert_same(checkpoint.load(tmp_path), state)
+    assert_same(result.history, whole.history)
+    assert_same(dict(model.model.state_dict()), whole.state)
+
+
+def test_a_killed_process_goes_on_from_its_last_save_with_the_same_bits(uninterrupted, tmp_path):
+    step = int(np.random.default_rng().integers(2, STEPS))
+    config = msgspec.json.encode(CONFIG).decode()
+    killed = start("fit", str(tmp_path), "--config", config, "--at", str(step), "--kind", str(int(signal.SIGKILL)),
+                   "--save-every", "0")  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert checkpoint.load(tmp_path)["step"] == step - 1
+    run(tmp_path, CONFIG, resume=True)
+    assert_same(checkpoint.load(tmp_path), uninterrupted[0])
+
+
+def test_a_terminated_process_saves_at_the_step_it_is_in(uninterrupted, tmp_path):
+    step = int(np.random.default_rng().integers(1, STEPS))
+    stopped = start("fit", str(tmp_path), "--config", msgspec.json.encode(CONFIG).decode(), "--at", str(step))
+    assert f"stopped at step {step} of 40" in stopped.stderr
+    run(tmp_path, CONFIG, resume=True)
+    assert_same(checkpoint.load(tmp_path), uninterrupted[0])
+
+
+@pytest.mark.slow
+def test_two_processes_end_where_one_that_accumulates_ends(tmp_path):
+    two = start("fit", str(tmp_path / "two"), "--config", msgspec.json.encode(EXACT).decode(), processes=2)
+    assert two.returncode == 0, two.stderr
+    run(tmp_path / "one", changed(EXACT, accumulate=2))
+    one, two = (checkpoint.load(tmp_path / name)["objective"] for name in ("one", "two"))
+    for name, weights in objective(EXACT).named_parameters():
+        assert not torch.equal(one[name], weights), f"{name} was not trained"
+        torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=0)
+
+
+def test_a_finished_run_is_only_read_again(uninterrupted, tmp_path):
+    result = run(tmp_path, EXACT)
+    before = checkpoint.load(tmp_path)
+    again = run(tmp_path, EXACT, objective(EXACT, at=1, kind=signal.SIGKILL), resume=True)
+    assert_same(checkpoint.load(tmp_path), before)
+    assert_same(again.state, result.state)
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.02}, {"seed": 1}, {"epochs": 3}])
+def test_a_run_with_other_settings_is_not_resumed(tmp_path, change):
+    run(tmp_path, changed(EXACT, epochs=1))
+    with pytest.raises(TrainingError, match=r"other settings.*remove the folder"):
+        run(tmp_path, changed(EXACT, **{"epochs": 1, **change}), resume=True)
+
+
+def test_a_run_of_another_network_is_not_resumed(tmp_path):
+    config = changed(EXACT, epochs=1)
+    run(tmp_path, config)
+    other = objective(config)
+    other.model.net.head = torch.nn.Linear(8, 2)
+    with pytest.raises(TrainingError, match="another network"):
+        run(tmp_path, config, other, resume=True)
+
+
+def test_a_damaged_state_is_an_error_that_says_what_to_remove(tmp_path):
+    run(tmp_path, changed(EXACT, epochs=1))
+    file = tmp_path / checkpoint.STATE
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(TrainingError, match=r"damaged.*remove"):
+        run(tmp_path, changed(EXACT, epochs=1), resume=True)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_is_validated(tmp_path):
+    config = changed(EXACT, optimizer="sgd", lr=1e30)
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step .*lower training.lr"):
+        run(tmp_path, config)
+    figures = tmp_path / journal.METRICS
+    assert not figures.exists() or "validation" not in figures.read_text()
+
+
+OVERCONFIDENT = changed(EXACT, epochs=5, lr=0.03, schedule="constant")
+"""With three validation labels in ten wrong, the loss rises again when the network becomes sure of itself."""
+
+
+def test_the_best_epoch_is_what_is_left_in_the_model(tmp_path):
+    val = images("val", 60, mislabelled=3)
+    made = objective(OVERCONFIDENT)
+    result = run(tmp_path, OVERCONFIDENT, made, val)
+    losses = [line["loss"] for line in result.history]
+    assert result.best_epoch == int(np.argmin(losses)) < 4
+    figures = loop.validation_figures(loop.logits_of(made.model, val), val.index.labels)
+    assert figures["loss"] == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_patience_ends_a_run_that_no_longer_improves(tmp_path):
+    val = images("val", 60, mislabelled=3)
+    whole = run(tmp_path / "whole", OVERCONFIDENT, val=val).history
+    patient = run(tmp_path / "patient", changed(OVERCONFIDENT, patience=1), val=val).history
+    losses = [line["loss"] for line in whole]
+    first_worse = next(n for n in range(1, 5) if losses[n] >= min(losses[:n]))
+    assert_same(patient, whole[: first_worse + 1])
+
+
+def test_a_frozen_network_is_refused(tmp_path):
+    made = objective(EXACT)
+    made.requires_grad_(False)
+    with pytest.raises(TrainingError, match="every parameter is frozen"):
+        run(tmp_path, EXACT, made)
+
+
+def test_a_set_smaller_than_a_batch_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="128 training images do not fill one batch of 256"):
+        run(tmp_path, changed(EXACT, batch_size=256))
+
+
+def test_figures_of_steps_that_are_taken_again_are_written_once(tmp_path):
+    config = changed(EXACT, log_every=2)
+    with pytest.raises(loop.Interrupted):
+        run(tmp_path, config, objective(config, at=11))
+    with (tmp_path / journal.METRICS).open("a") as file:
+        file.write('{"event": "step", "epoch": 1, "step": 12, "train_loss": 0.1}\n{"event": "st')
+    run(tmp_path, config, resume=True)
+    lines = [json.loads(line) for line in (tmp_path / journal.METRICS).read_text().splitlines()]
+    assert [line["step"] for line in lines if line["event"] == "step"] == [2, 4, 6, 8, 10, 12, 14, 16]
+    assert [line["epoch"] for line in lines if line["event"] == "validation"] == [0, 1]
+
+
+def test_optimisers_are_the_ones_asked_for():
+    net = torch.nn.Linear(2, 1)
+    made = {kind: loop.make_optimizer(net, changed(EXACT, optimizer=kind)) for kind in ("adamw", "adam", "sgd")}
+    assert {kind: type(optimizer).__name__ for kind, optimizer in made.items()} == {
+        "adamw": "AdamW", "adam": "Adam", "sgd": "SGD",
+    }  # fmt: skip

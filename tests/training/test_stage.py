@@ -1,0 +1,111 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from tiny_training import RECIPE, SIDE, train_stage, write_images
+
+from edgedet import models
+from edgedet.artifact import Artifact, Gate
+from edgedet.data.augment import Augment
+from edgedet.data.index import Index
+from edgedet.errors import ArtifactError, DataError, GateFailed, RecipeError
+from edgedet.evaluate.assess import VALIDATION, require_gates
+from edgedet.preprocess import Preprocess
+from edgedet.training import journal, stage
+
+SCRIPT = Path(__file__).parents[1] / "tiny_training.py"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEDET_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def data(tmp_path) -> Index:
+    return write_images(tmp_path / "data", train=32, val=24)
+
+
+def test_a_recipe_and_images_become_a_checkpoint_that_rebuilds_to_the_bit(data, tmp_path):
+    made = train_stage(data, tmp_path / "a")
+    manifest = made.manifest
+    assert (manifest.kind, manifest.stage, manifest.seed, manifest.lineage) == ("checkpoint", "train", 0, ())
+    assert (manifest.preprocess.height, manifest.preprocess.width) == (SIDE, SIDE)
+    assert manifest.calibration.n == 24
+    assert manifest.metrics["balanced_accuracy"]["n"] == 24
+    assert manifest.metrics["best_epoch"] in (0, 1)
+    assert {VALIDATION, journal.METRICS} <= manifest.files.keys()
+    golden = made.golden
+    with torch.inference_mode():
+        logits = models.build(made)(torch.from_numpy(golden.pixels)).numpy()
+    np.testing.assert_array_equal(logits, golden.logits)
+    np.testing.assert_array_equal(golden.parent_logits, golden.logits)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_stage_refuses_to_write_over_something(data, tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(ArtifactError, match="exists already"):
+        train_stage(data, tmp_path / "a")
+
+
+def test_a_data_set_without_validation_images_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no images in split 'val'"):
+        train_stage(write_images(tmp_path / "data", train=32), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_failed_gate_is_recorded_and_then_raised(data, tmp_path):
+    gate = Gate(metric="balanced_accuracy", against="absolute", min_value=1.01)
+    made = train_stage(data, tmp_path / "a", msgspec.structs.replace(RECIPE, gates=(gate,)))
+    assert [line["outcome"] for line in made.manifest.metrics["gates"]] == ["failed"]
+    with pytest.raises(GateFailed, match=r"1 of its gates failed.*balanced_accuracy") as raised:
+        require_gates(Artifact.load(tmp_path / "a"))
+    assert raised.value.exit_code == 3
+
+
+def test_preprocessing_is_changed_key_by_key_and_checked():
+    changed = stage.adjusted(Preprocess(height=32, width=32), {"interpolation": "bicubic"})
+    assert (changed.height, changed.interpolation) == (32, "bicubic")
+    with pytest.raises(RecipeError, match="unknown key 'hieght'; did you mean 'height'"):
+        stage.adjusted(Preprocess(), {"hieght": 8})
+
+
+@pytest.mark.parametrize(
+    "preprocess",
+    [
+        Preprocess(height=30, width=40),
+        Preprocess(geometry="crop_only", height=30, width=40, multiple=2),
+        Preprocess(geometry="resize_shorter_crop", resize=44, height=30, width=40),
+    ],
+)
+def test_training_images_carry_the_margin_that_is_cropped(preprocess):
+    wider = stage.with_margin(preprocess, 5)
+    image = np.zeros((100, 90, 3), np.uint8)
+    assert wider(image).shape == (35, 45, 3)
+    assert stage.with_margin(preprocess, 0) is preprocess
+
+
+def test_random_crops_of_larger_images_are_trained_on(data, tmp_path):
+    training = msgspec.structs.replace(RECIPE.training, epochs=1, augment=Augment(margin=4))
+    made = train_stage(data, tmp_path / "a", msgspec.structs.replace(RECIPE, training=training))
+    assert made.golden.pixels.shape[1:] == (SIDE, SIDE, 3)
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_artifact(data, tmp_path):
+    data.save(tmp_path / "index.csv")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(SCRIPT),
+               "stage", str(tmp_path / "a"), "--data", str(tmp_path / "index.csv")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600)
+    assert done.returncode == 0, done.stderr
+    made = Artifact.load(tmp_path / "a")
+    assert done.stdout.split() == [made.digest] * 2
+    lines = [json.loads(line) for line in made.file(journal.METRICS).read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line["event"] == "validation"] == [0, 1]
