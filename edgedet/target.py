@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgedet import recipe
-from edgedet.errors import RecipeError, RecipeNotFound
+from edgedet.errors import ExportError, RecipeError, RecipeNotFound
 from edgedet.recipe import Config
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -53,19 +53,33 @@ class Target(Config, frozen=True, kw_only=True):
 
     machines: the names by which Python's `platform.machine` knows it, for ``host``; empty when it is never the host.
     opset: the version of the ONNX operators that the exported graph uses.
+    compute_capability: of an NVIDIA GPU, as its maker writes it.
+    compiles_for: the compute capability, without the dot, that TensorRT-RTX compiles the graph for as evidence; see
+        `edgedet.export.compile`.
+    tensorrt: JetPack release -> the TensorRT version that it brings.
+    power_modes: the names that the device's nvpmodel gives them; the numbers differ from module to module.
+    refused: why nothing can be exported for it; listed all the same, so that the reason is found.
     """
 
     name: str
     device: str
-    runtime: Literal["onnxruntime"]
+    runtime: Literal["onnxruntime", "tensorrt"]
     machines: tuple[str, ...] = ()
     opset: Annotated[int, msgspec.Meta(ge=18)]
     precisions: tuple[Precision, ...]
+    compute_capability: str = ""
+    compiles_for: Literal["", "75", "80", "86", "89", "120"] = ""
+    memory_gb: int | None = None
+    power_modes: tuple[str, ...] = ()
+    tensorrt: dict[str, str] = {}
+    refused: str = ""
     int8: Scheme | None = None
 
     def __post_init__(self) -> None:
         if ("int8" in self.precisions) != (self.int8 is not None):
             raise ValueError("`precisions` has int8 exactly when there is an [int8] table")
+        if bool(self.refused) == bool(self.precisions):
+            raise ValueError("a target has `precisions`, or a reason in `refused`")
 
     @property
     def is_this_machine(self) -> bool:
@@ -92,9 +106,13 @@ def resolve(name: str = "host") -> Target:
 
     Raises:
         RecipeNotFound: no such target, or none that describes this machine.
+        ExportError: the target is one that is refused; the message has the reason.
     """
     if name != "host":
-        return load(name)
+        target = load(name)
+        if target.refused:
+            raise ExportError(f"{target.name} ({target.device}) is no target: {target.refused}")
+        return target
     for candidate in recipe.names("export"):
         target = load(candidate)
         if target.is_this_machine:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from edgedet import recipe, target
-from edgedet.errors import RecipeError, RecipeNotFound
+from edgedet.errors import ExportError, RecipeError, RecipeNotFound
 
 MINIMAL = """
 name = "{name}"
@@ -37,6 +37,36 @@ def test_a_machine_that_no_target_describes_is_refused_by_name(monkeypatch: pyte
     monkeypatch.setattr(platform, "machine", lambda: "s390x")
     with pytest.raises(RecipeNotFound, match=r"no target describes this machine \(s390x\): give one with --target"):
         target.resolve("host")
+
+
+NVIDIA = ["rtx-3090", "jetson-orin-nano", "jetson-orin-nx", "jetson-agx-orin", "jetson-agx-thor"]
+
+
+@pytest.mark.parametrize("name", NVIDIA)
+def test_tensorrt_takes_symmetric_int8_and_no_quantized_bias(name: str) -> None:
+    found = target.resolve(name)
+    assert found.int8 is not None
+    assert (found.runtime, found.compiles_for, found.is_this_machine) == ("tensorrt", "86", False)
+    assert (found.int8.activations, found.int8.symmetric, found.int8.bias) == ("int8", True, "float")
+    assert (found.int8.residual, found.int8.outputs, found.int8.min_channels) == ("shortcut", False, 16)
+
+
+@pytest.mark.parametrize("name", [name for name in NVIDIA if "jetson" in name])
+def test_jetsons_name_their_tensorrt_and_power_modes(name: str) -> None:
+    found = target.load(name)
+    # FP32 around the INT8 at opset 18 is the one form documented for TensorRT 10.3 and 11 both.
+    assert found.opset == 18
+    assert set(found.tensorrt.values()) <= {"10.3", "10.13", "10.16", "11.4"}
+    assert any(mode.startswith("MAXN") for mode in found.power_modes)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("jetson-nano", "Maxwell has no INT8 kernels"), ("jetson-xavier-nx", "its last JetPack is 5")]
+)
+def test_devices_that_are_too_old_are_listed_and_refused_with_the_reason(name: str, reason: str) -> None:
+    assert name in recipe.names("export")
+    with pytest.raises(ExportError, match=f"is no target: {reason}"):
+        target.resolve(name)
 
 
 def test_an_unknown_target_has_a_hint() -> None:

@@ -7,6 +7,7 @@ promises is checked on the file: the opset, the inputs and outputs, the layout c
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -46,7 +47,7 @@ def export_onnx(
     Raises:
         ExportError: the network cannot be captured, or the graph is not what was asked for.
     """
-    model = _capture(module.eval(), preprocess, opset, outputs)
+    model = _capture(_with_plain_pooling(module.eval()), preprocess, opset, outputs)
     _strip(model)
     for key, value in metadata(preprocess, parent, labels).items():
         model.metadata_props.add(key=key, value=value)
@@ -100,6 +101,26 @@ def _check_nodes(model: onnx.ModelProto) -> None:
                 raise ExportError(f"{node.name}: a BatchNorm behind a convolution was not folded into it")
         if node.op_type == "Transpose" and node.input[0] == model.graph.input[0].name:
             raise ExportError(f"{node.name}: transposes uint8 pixels, which TensorRT refuses: cast before the transpose")
+
+
+class _GlobalMean(nn.Module):
+    """(B, C, H, W) -> (B, C, 1, 1)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3), keepdim=True)
+
+
+def _with_plain_pooling(module: nn.Module) -> nn.Module:
+    """A copy of `module` whose global average pools are means.
+
+    torch decomposes ``AdaptiveAvgPool2d(1)`` into a mean and a strided view, which comes out as a dozen index operators.
+    """
+    plain = copy.deepcopy(module)
+    for parent in list(plain.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
+                setattr(parent, name, _GlobalMean())
+    return plain
 
 
 def _capture(module: nn.Module, preprocess: Preprocess, opset: int, outputs: Sequence[str]) -> onnx.ModelProto:

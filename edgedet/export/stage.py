@@ -20,6 +20,7 @@ from edgedet.data.index import Index
 from edgedet.data.parallel import usable_cores
 from edgedet.errors import ArtifactError, DataError, ExportError
 from edgedet.evaluate.assess import assess, carry_over
+from edgedet.export import compile as compiler
 from edgedet.export import parity
 from edgedet.export.parity import Logits, Parity, ParityGate
 from edgedet.preprocess import Pixels, Preprocess
@@ -74,7 +75,7 @@ def run(
     Without it, or with `assessed` false, the calibration and the figures are the parent's, and a note says so.
 
     Raises:
-        ExportError: the target does not take this precision, or the graph is not what was promised.
+        ExportError: the target does not take this precision, or the graph is not what was promised or does not compile.
         ParityError: its logits on the golden inputs are too far from the parent's.
         QuantizeError: nothing can be quantized.
         DataError: no data for INT8, or the ranges split overlaps those that judge.
@@ -93,6 +94,7 @@ def run(
         onnx.save(model, draft.path / MODEL)
         Golden(golden.images, golden.pixels, source.parent_logits, measured.logits).save(draft.path / GOLDEN)
         draft.manifest = _manifest(config, target, parent, model, measured, quantized.notes if quantized else ())
+        draft.manifest = _with_evidence(draft.manifest, draft.path / MODEL, target, quantized)
         if data is not None and assessed:
             draft.manifest = assess(draft, data, parent=parent)
         else:
@@ -112,6 +114,19 @@ def prove(model: onnx.ModelProto, pixels: Pixels, parent_logits: Logits, parent:
             runtime.close()
 
 
+def _with_evidence(manifest: Manifest, path: Path, target: Target, quantized: Quantized | None) -> Manifest:
+    """For an NVIDIA GPU: the graph compiled ahead of time, every convolution that was quantized reading Int8."""
+    if not target.compiles_for:
+        return manifest
+    if not compiler.available():
+        note = "not compiled ahead of time: TensorRT-RTX is not installed (pip install 'edgedet[compile]')"
+        return msgspec.structs.replace(manifest, notes=(*manifest.notes, note))
+    size = (manifest.preprocess.height, manifest.preprocess.width)
+    compiled = compiler.compile_ahead(path, capability=target.compiles_for, size=size)
+    compiled.require_int8(quantized.convolutions if quantized else ())
+    return msgspec.structs.replace(manifest, metrics={**manifest.metrics, "compiled": compiled.figures})
+
+
 def _require_precision(config: ExportConfig, target: Target) -> None:
     if config.precision not in target.precisions:
         raise ExportError(
@@ -125,9 +140,14 @@ def _float_graph(config: ExportConfig, target: Target, parent: Artifact, pixels:
     if parent.manifest.kind == "checkpoint":
         return _from_checkpoint(parent, pixels, config.opset or target.opset)
     parent.require("onnx")
-    precision = parent.manifest.graphs[0].precision
-    if precision != "fp32":
-        raise ArtifactError(f"{parent.path}: is in {precision} already: export from the checkpoint or its FP32 graph")
+    graph = parent.manifest.graphs[0]
+    if graph.precision != "fp32":
+        raise ArtifactError(f"{parent.path}: is in {graph.precision} already: export from the checkpoint or its FP32 graph")
+    if graph.opset != (config.opset or target.opset):
+        raise ArtifactError(
+            f"{parent.path}: is a graph of opset {graph.opset}, {target.name} takes {config.opset or target.opset}: "
+            "export from the checkpoint"
+        )
     model = onnx.load(parent.graph)
     measured = prove(model, pixels, parent.golden.logits, parent)
     measured.hold(parity.GATES["fp32"], f"{parent.path}, against the golden logits that it was written with")

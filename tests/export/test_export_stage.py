@@ -16,6 +16,7 @@ from edgedet import models
 from edgedet.artifact import Artifact, Calibration, DetectorSpec, Gate, Manifest
 from edgedet.data.index import Index, Row
 from edgedet.errors import ArtifactError, DataError, ExportError, ParityError
+from edgedet.export import compile as compiler
 from edgedet.export.parity import ParityGate
 from edgedet.export.stage import ExportConfig, run
 from edgedet.models.pixels import PixelModel
@@ -102,6 +103,22 @@ def test_int8_is_smaller_close_and_says_what_it_left_in_float(fp32: Artifact, da
     assert "1 Gemm left in float: last linear layer" in child.manifest.notes
     assert child.manifest.graphs[0].precision == "int8"
     assert len(child.manifest.lineage) == 2
+
+
+@pytest.mark.skipif(not compiler.available(), reason="TensorRT-RTX is not installed")
+def test_int8_for_the_rtx_3090_compiles_with_every_convolution_in_int8(fp32: Artifact, data: Index, tmp_path: Path) -> None:
+    config = ExportConfig(target="rtx-3090", precision="int8", parity=ParityGate())
+    child = run(config, fp32, data, tmp_path / "rtx", assessed=False)
+    found = child.manifest.metrics["compiled"]
+    # Eight channels are fewer than TensorRT's kernels take, but for the first convolution.
+    assert (found["int8_convolutions"], found["convolutions"]) == (1, 3)
+    assert "2 Conv left in float: fewer than 16 channels" in child.manifest.notes
+    assert "no measurement" in found["evidence"]
+
+
+def test_a_graph_of_another_opset_is_not_taken_for_a_target(fp32: Artifact, data: Index, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="opset 20, jetson-orin-nano takes 18: export from the checkpoint"):
+        run(ExportConfig(target="jetson-orin-nano", precision="int8"), fp32, data, tmp_path / "jetson")
 
 
 def test_a_child_that_differs_too_much_is_not_written(fp32: Artifact, data: Index, tmp_path: Path) -> None:

@@ -25,13 +25,14 @@ class Small(nn.Module):
         self.features = nn.Sequential(
             nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()
         )
+        self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(8, 1)
         for norm in (self.features[1], self.features[4]):
             norm.running_mean.normal_()
             norm.running_var.uniform_(0.5, 2)
 
     def forward(self, x):
-        return self.head(self.features(x).mean((2, 3)))
+        return self.head(self.pool(self.features(x)).flatten(1))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,13 @@ def test_normalisation_is_inside_and_the_cast_comes_first(exported: onnx.ModelPr
     kinds = [node.op_type for node in exported.graph.node]
     assert kinds[:4] == ["Cast", "Transpose", "Sub", "Mul"]
     assert "BatchNormalization" not in kinds
+
+
+def test_a_global_pool_is_one_mean(exported: onnx.ModelProto, module: PixelModel) -> None:
+    kinds = [node.op_type for node in exported.graph.node]
+    assert kinds.count("ReduceMean") == 1
+    assert not {"Shape", "Range", "Gather", "GatherND"} & set(kinds)
+    assert isinstance(module.net.pool, nn.AdaptiveAvgPool2d)  # the network itself is left as it is
 
 
 def test_the_file_says_what_it_is_and_nothing_of_the_machine_that_made_it(exported: onnx.ModelProto) -> None:

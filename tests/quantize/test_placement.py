@@ -116,9 +116,9 @@ def test_a_scheme_can_leave_narrow_convolutions_but_not_the_first(make_net) -> N
 
 @pytest.fixture
 def tensorrt() -> Scheme:
-    return Scheme(
-        activations="int8", symmetric=True, bias="float", residual="shortcut", outputs=False, ops=("Conv", "Add"), min_channels=16
-    )
+    scheme = target.load("rtx-3090").int8
+    assert scheme is not None
+    return scheme
 
 
 def test_only_the_shortcut_of_a_residual_addition_is_quantized(residual_net: onnx.ModelProto, tensorrt: Scheme) -> None:
