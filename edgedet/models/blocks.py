@@ -81,7 +81,8 @@ class NearestResidual(nn.Module):
             ValueError: H or W is no multiple of the period of the pattern (2 for 1/2, 4 for 1/4 and 3/4).
         """
         rows, columns = (nearest_indices(side, self.scale).to(x.device) for side in x.shape[2:])
-        return x - x[:, :, rows][:, :, :, columns]
+        # index_select exports as Gather; indexing with brackets would become GatherND between transposes.
+        return x - x.index_select(2, rows).index_select(3, columns)
 
 
 def nearest_indices(side: int, scale: float) -> Tensor:
