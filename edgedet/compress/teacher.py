@@ -138,7 +138,7 @@ def ask(teacher: Artifact, data: Index, *, amp: bool = True) -> Answers:
 def _load(path: Path, count: int, key: str) -> Answers | None:
     """What is kept at `path`; None when there is nothing, or a file that is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             answers = Answers(kept["logits"], kept["embeddings"], key)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

@@ -1,0 +1,89 @@
+import hashlib
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from tiny_training import SIDE, write_images
+
+from edgedet import models
+from edgedet.artifact import DetectorSpec, Gate
+from edgedet.compress import distill
+from edgedet.compress.distill import DistillRecipe
+from edgedet.compress.teacher import Distillation
+from edgedet.errors import DataError, GateFailed
+from edgedet.evaluate.assess import VALIDATION, inherited, require_gates
+from edgedet.training.config import TrainingConfig
+
+RECIPE = DistillRecipe(
+    stage="distill",
+    detector=DetectorSpec(name="edge32", arguments={"width": 8}),
+    preprocess={"height": SIDE, "width": SIDE},
+    training=TrainingConfig(epochs=1, batch_size=16, lr=0.01, amp=False),
+    distillation=Distillation(feature_weight=0.5),
+)
+
+
+@pytest.fixture(scope="module")
+def student(teacher, data, tmp_path_factory):
+    gate = Gate(metric="flip_rate", against="absolute", max_value=0.0)  # its upper bound never is
+    recipe = msgspec.structs.replace(RECIPE, gates=(gate,))
+    return distill.run(recipe, teacher, data, tmp_path_factory.mktemp("student") / "student")
+
+
+def test_the_student_rebuilds_to_the_bit_and_keeps_what_its_teacher_said(student, teacher):
+    golden = student.golden
+    with torch.inference_mode():
+        logits = models.build(student)(torch.from_numpy(golden.pixels)).numpy()
+    np.testing.assert_array_equal(logits, golden.logits)
+    np.testing.assert_array_equal(golden.parent_logits, teacher.golden.logits)
+    assert golden.images == teacher.golden.images
+
+
+def test_the_lineage_and_the_comparison_name_the_teacher(student, teacher):
+    manifest = student.manifest
+    assert (manifest.stage, manifest.parent.digest, manifest.parent.stage) == ("distill", teacher.digest, "train")
+    assert manifest.metrics["flips_against_parent"] == manifest.metrics["flips_against_ancestor"]
+    assert manifest.metrics["threshold_drift"]
+    assert student.model_bytes < teacher.model_bytes
+
+
+def test_gates_are_inherited_before_its_own_and_a_failed_one_is_raised(student, teacher):
+    assert student.manifest.gates == (*teacher.manifest.gates, student.manifest.gates[-1])
+    assert [gate["outcome"] for gate in student.manifest.metrics["gates"]] == ["passed", "failed"]
+    with pytest.raises(GateFailed, match=r"flip_rate.*FAILS") as raised:
+        require_gates(student)
+    assert raised.value.exit_code == 3
+
+
+def test_a_gate_that_both_have_is_tested_once(teacher):
+    assert inherited(teacher, teacher.manifest.gates) == teacher.manifest.gates
+    assert inherited(None, teacher.manifest.gates) == teacher.manifest.gates
+
+
+def test_the_ancestors_logits_travel_with_every_descendant(student, teacher):
+    with np.load(student.file(VALIDATION)) as own, np.load(teacher.file(VALIDATION)) as theirs:
+        np.testing.assert_array_equal(own["ancestor/clean"], theirs["own/clean"])
+
+
+def test_a_gate_under_a_condition_that_the_ancestor_lacks(student, data, tmp_path):
+    """The teacher is the ancestor and at hand: it is measured now. For the student's child it is not, and this is said."""
+    gate = Gate(metric="balanced_accuracy", against="ancestor", max_drop=1.0, condition="web")
+    recipe = msgspec.structs.replace(RECIPE, gates=(gate,))
+    grandchild = distill.run(recipe, student, data, tmp_path / "grandchild")
+    outcomes = {line["gate"]: line for line in grandchild.manifest.metrics["gates"]}
+    web = next(line for name, line in outcomes.items() if "web" in name)
+    assert web["outcome"] == "not measured"
+    assert "give this gate to the recipe of the first of the line" in web["text"]
+
+
+def test_other_validation_images_are_refused(teacher, data, tmp_path):
+    other = write_images(tmp_path / "other", train=0, val=20)
+    rows = [row for row in data.rows if row.split == "train"]
+    for row in rows:
+        (other.root / row.path).write_bytes((data.root / row.path).read_bytes())
+    mixed = type(data)(other.root, (*rows, *other.rows))
+    assert hashlib.sha256((other.root / rows[0].path).read_bytes()).hexdigest() == rows[0].sha256
+    with pytest.raises(DataError, match="validated on other images"):
+        distill.run(RECIPE, teacher, mixed, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
