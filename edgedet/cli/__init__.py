@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import typer
 
 from edgedet import __version__
-from edgedet.cli import catalogue, data, make, measure, use
+from edgedet.cli import catalogue, check, data, make, measure, use
 from edgedet.cli.common import warn
 from edgedet.errors import EdgedetError
 
@@ -55,7 +55,7 @@ def _options(
     _log_to_stderr()
 
 
-for module in (catalogue, data, make, measure, use):
+for module in (catalogue, data, make, measure, use, check):
     module.register(app)
 
 
@@ -69,7 +69,7 @@ def main() -> None:
 
 def _run(asked: _Asked) -> None:
     try:
-        app(obj=asked)
+        app(prog_name="edgedet", obj=asked)
     except SystemExit as done:
         # Typer turns Ctrl-C into this code without a word.
         if done.code == INTERRUPTED:

@@ -60,9 +60,11 @@ def _head(name: str) -> dict[str, str]:
 
 
 def list_targets(json: Json = None) -> None:
-    """List the devices to export for: what each needs."""
+    """List the devices to export for: what each takes, or why it is refused."""
     from edgedet.target import load
 
     targets = [load(name) for name in recipe.names("export")]
-    rows = [(each.name, each.device, ", ".join(each.precisions), str(each.opset)) for each in targets]
+    rows = [
+        (each.name, each.device, ", ".join(each.precisions) or f"refused: {each.refused}", str(each.opset)) for each in targets
+    ]
     show(table("targets", ("target", "device", "precisions", "opset"), rows), json=json, record=targets)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -13,6 +14,8 @@ from edgedet.artifact import Artifact, check_free
 from edgedet.cli.common import Data, GateFile, Json, Out, Overrides, Resume, data_of, gates_of, report_stage
 from edgedet.errors import UsageError
 from edgedet.target import Precision
+
+C = TypeVar("C")
 
 Recipe = Annotated[str, typer.Argument(help="A recipe's name (`edgedet recipes` lists them) or the path of a TOML file.")]
 From = Annotated[Path, typer.Option("--from", help="The checkpoint to start from.")]
@@ -33,7 +36,7 @@ def train(
     check_free(out)
     from edgedet.training.stage import TrainRecipe, run
 
-    config = recipe.load("train", name, TrainRecipe, overrides or ())
+    config = _recipe("train", name, TrainRecipe, overrides)
     _finished(run(config, None, data_of(data), out, resume=resume), json)
 
 
@@ -50,7 +53,7 @@ def distill(
     check_free(out)
     from edgedet.compress.distill import DistillRecipe, run
 
-    config = recipe.load("train", name, DistillRecipe, overrides or ())
+    config = _recipe("distill", name, DistillRecipe, overrides)
     _finished(run(config, Artifact.load(teacher), data_of(data), out, resume=resume), json)
 
 
@@ -69,7 +72,7 @@ def prune(
     from edgedet.compress.cost import latency
     from edgedet.compress.prune import PruneRecipe, run
 
-    config = recipe.load("train", name, PruneRecipe, overrides or ())
+    config = _recipe("prune", name, PruneRecipe, overrides)
     guide = Artifact.load(teacher) if teacher else None
     cost = latency if config.cost == "latency" else None
     made = run(config, Artifact.load(parent), data_of(data), out, teacher=guide, cost=cost, resume=resume)
@@ -98,6 +101,14 @@ def export(
 
     config = ExportConfig(target=target, precision=precision, gates=gates)
     _finished(run(config, Artifact.load(artifact), index, out), json)
+
+
+def _recipe(command: str, name: str, into: type[C], overrides: Sequence[str] | None) -> C:
+    """The recipe of that name, which must be one for `command`."""
+    stage = recipe.load("train", name, dict).get("stage", command)
+    if stage != command:
+        raise UsageError(f"{name} is a recipe for `edgedet {stage}`, not for `edgedet {command}`: `edgedet recipes` lists them")
+    return recipe.load("train", name, into, overrides or ())
 
 
 def _precision(*, int8: bool, fp16: bool, fp32: bool) -> Precision:

@@ -44,7 +44,7 @@ def evaluate(
     conditions = ["clean", *(degrade or ()), *gates.conditions(wanted)]
     found = slices.evaluate_all(subject, images, conditions)
     theirs = slices.evaluate_all(other, images, conditions) if other else None
-    results = gates.check(wanted, found, parent=theirs, ancestor=theirs)
+    results = gates.check(wanted, found, parent=theirs, ancestor=theirs) if wanted else []
     _report(subject, found, other, theirs, results, json)
     broken = gates.failed(results)
     if broken:
