@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import Demo, make_demo
 
 from edgedet import artifact as artifacts
 from edgedet.artifact import Artifact, Calibration, DetectorSpec, Graph, Kind, Manifest
@@ -65,3 +66,10 @@ def make_onnx_artifact(tmp_path: Path) -> MakeArtifact:
         return Artifact.load(tmp_path / name)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """Artifacts of every stage, made once by the commands themselves."""
+    pytest.importorskip("torch")
+    return make_demo(tmp_path_factory.mktemp("demo"))

@@ -1,0 +1,31 @@
+"""What there is, as tables and as JSON."""
+
+import json
+
+import pytest
+
+from edgedet import recipe
+
+
+def test_every_recipe_is_listed_with_its_stage_and_purpose(edgedet):
+    listed = json.loads(edgedet("recipes", "--json", "-").out)
+    assert [each["name"] for each in listed] == recipe.names("train")
+    assert all(each["stage"] in ("train", "distill", "prune") and each["about"].endswith(".") for each in listed)
+
+
+def test_every_target_is_listed_with_what_it_takes(edgedet, tmp_path):
+    done = edgedet("targets", "--json", tmp_path / "targets.json")
+    listed = json.loads((tmp_path / "targets.json").read_text())
+    assert [each["name"] for each in listed] == recipe.names("export")
+    assert all(each["name"] in done.out and bool(each["precisions"]) != bool(each["refused"]) for each in listed)
+
+
+def test_every_model_is_listed_with_its_price(edgedet):
+    pytest.importorskip("torch")
+    from edgedet.models import DETECTORS
+
+    listed = {each["name"]: each for each in json.loads(edgedet("models", "--json", "-").out)}
+    assert set(listed) == set(DETECTORS)
+    assert listed["resnet50"]["parameters"] == 23_512_130
+    assert listed["resnet50"]["input"] == "256x256"
+    assert all(each["mmacs"] > 0 and each["source"] for each in listed.values())

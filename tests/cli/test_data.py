@@ -1,0 +1,62 @@
+"""``edgedet data``: layouts to an index, and the embedded data set."""
+
+import json
+
+import pytest
+from command import assert_one_line
+
+from edgedet.data.index import Index
+
+
+def test_the_demonstration_set_is_as_small_as_asked(demo):
+    said = json.loads(demo.said["data"])
+    index = Index.load(demo.data / "index.csv")
+    assert said == {"out": str(demo.data), "images": len(index)}
+    assert {name: len(index.split(name)) for name in ("train", "ranges", "val", "test")} == {
+        "train": 160, "ranges": 20, "val": 40, "test": 80,
+    }  # fmt: skip
+
+
+def test_scan_writes_an_index_and_says_what_is_in_it(edgedet, demo, tmp_path):
+    done = edgedet("data", "scan", demo.data, "--out", tmp_path / "index.csv", "--json", tmp_path / "scan.json")
+    assert done.code == 0
+    assert "300 images, 0 that cannot be read" in done.out
+    said = json.loads((tmp_path / "scan.json").read_text())
+    assert (said["images"], said["errors"], said["leaks"]) == (300, [], [])
+    assert Index.load(tmp_path / "index.csv").digest == Index.load(demo.data / "index.csv").digest
+
+
+def test_what_is_left_out_is_counted_and_listed_whatever_its_name(edgedet, demo, tmp_path):
+    folder = tmp_path / "set" / "fake"
+    folder.mkdir(parents=True)
+    good = sorted((demo.data / "val").rglob("*.jpg"))[:8]
+    for number, path in enumerate(good):
+        (folder / f"{number}.jpg").write_bytes(path.read_bytes())
+    (folder / "bro\nken.jpg").write_bytes(b"no image")
+    (folder / "caf\udce9.jpg").write_bytes(b"no image")
+    done = edgedet("data", "scan", folder.parent, "--out", tmp_path / "index.csv", "--json", "-")
+    assert done.code == 0
+    said = json.loads(done.out)
+    assert said["images"] == 8
+    assert [each["path"] for each in said["errors"]] == ["fake/bro\nken.jpg", "fake/caf\\udce9.jpg"]
+    assert [line.split(":")[:2] for line in done.err.splitlines()] == [["edgedet", " left out"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["data", "scan", "{tmp}/nothing", "--out", "{tmp}/i.csv"], 1, ["no such file or folder"]),
+        (["data", "scan", "{tmp}/photos", "--out", "{tmp}/i.csv"], 1, ["no images found"]),
+        (["data", "scan", "{tmp}", "--out", "{tmp}/there.csv"], 1, ["there.csv: exists already"]),
+        (["data", "scan", "{tmp}", "--out", "{tmp}/i.csv", "--label", "photos=genuine"], 2, ["FOLDER=real or FOLDER=fake"]),
+        (["data", "simulate", "{tmp}/photos"], 1, ["exists already"]),
+        (["data", "simulate", "{tmp}/new", "--size", "33"], 1, ["a multiple of 4"]),
+    ],
+)
+def test_bad_requests_are_one_line(edgedet, tmp_path, arguments, code, words):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "there.csv").touch()
+    done = edgedet(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert done.code == code
+    assert_one_line(done.err, *words)
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,123 @@
+"""What holds for every command: help, exit codes, one line for an error, silence when nobody reads."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from command import COMMAND, assert_one_line, environment, run
+
+COMMANDS = (
+    "models", "recipes", "targets", "data scan", "data simulate",
+    "train", "distill", "prune", "export", "eval", "bench", "detect", "show", "lint",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(edgedet, command):
+    done = edgedet(*command.split(), "--help")
+    assert done.code == 0
+    assert f"Usage: edgedet {command}" in done.out
+    assert "--json" in done.out
+
+
+def test_the_list_of_commands_is_complete(edgedet):
+    top = edgedet("--help").out.partition("Commands:")[2]
+    nested = edgedet("data", "--help").out.partition("Commands:")[2]
+    names = re.findall(r"^  (\w+)", top, re.MULTILINE)
+    assert {*names} - {"data"} == {name for name in COMMANDS if " " not in name}
+    assert {f"data {name}" for name in re.findall(r"^  (\w+)", nested, re.MULTILINE)} == {
+        name for name in COMMANDS if " " in name
+    }
+
+
+def test_help_needs_neither_torch_nor_a_runtime():
+    code = "import sys; from edgedet import cli; print({'torch', 'onnxruntime', 'onnx'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_the_version_is_the_package_s(edgedet):
+    from edgedet import __version__
+
+    assert edgedet("--version").out == f"edgedet {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["trian"], ["train", "--no-such-option"], ["bench"], ["detect", "artifact"]])
+def test_a_command_line_that_makes_no_sense_is_exit_code_2(edgedet, arguments):
+    done = edgedet(*arguments)
+    assert done.code == 2
+    assert "Usage: edgedet" in done.err
+    assert not done.out
+
+
+def test_an_error_is_one_line_and_a_traceback_only_when_asked(tmp_path):
+    plain = run("show", tmp_path, cache=tmp_path)
+    assert plain.returncode == 1
+    assert not plain.stdout
+    assert_one_line(plain.stderr, str(tmp_path), "not an artifact", "give the folder that a stage wrote")
+    asked = run("--debug", "show", tmp_path, cache=tmp_path)
+    set_up = run("show", tmp_path, cache=tmp_path, EDGEDET_DEBUG="1")
+    for debugged in (asked, set_up):
+        assert debugged.returncode == 1
+        assert "Traceback (most recent call last)" in debugged.stderr
+        assert "edgedet.errors.ArtifactError" in debugged.stderr
+
+
+def test_a_refusal_of_the_operating_system_is_one_line(edgedet, tmp_path):
+    done = edgedet("recipes", "--json", tmp_path / "no" / "such" / "folder.json")
+    assert done.code == 1
+    assert_one_line(done.err, "folder.json: cannot be written: No such file or directory")
+
+
+def test_a_refusal_that_nobody_foresaw_is_one_line_too(edgedet, demo, tmp_path):
+    """Without --verify, nothing has looked at the graph before its size is asked for."""
+    shutil.copytree(demo.int8, tmp_path / "torn")
+    (tmp_path / "torn" / "model.onnx").unlink()
+    done = edgedet("show", tmp_path / "torn")
+    assert done.code == 1
+    assert_one_line(done.err, "model.onnx", "No such file or directory")
+
+
+def test_nothing_is_said_when_the_reader_has_gone(demo, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*COMMAND, "detect", demo.int8, demo.data / "test"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(tmp_path),
+        timeout=300,
+    )
+    os.close(writer)
+    assert done.stderr == ""
+
+
+def test_ctrl_c_is_exit_code_130_and_one_line(demo, tmp_path):
+    """Under a terminal, where the progress bar says that the scan is running."""
+    folder = tmp_path / "many" / "0_real"
+    folder.mkdir(parents=True)
+    image = next((demo.data / "test" / "0_real").rglob("*.jpg"))
+    for number in range(6000):
+        os.link(image, folder / f"{number}.jpg")
+    master, slave = os.openpty()
+    command = [*COMMAND, "data", "scan", folder.parent, "--out", tmp_path / "index.csv"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, env=environment(tmp_path / "cache", TERM="xterm"))
+    os.close(slave)
+    seen = os.read(master, 1000)
+    process.send_signal(signal.SIGINT)
+    try:
+        while chunk := os.read(master, 1000):
+            seen += chunk
+    except OSError:  # a terminal that nobody writes to any more
+        pass
+    os.close(master)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"edgedet: interrupted" in seen
+    assert b"Traceback" not in seen
+    assert not out
+    assert not (tmp_path / "index.csv").exists()

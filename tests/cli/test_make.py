@@ -1,0 +1,111 @@
+"""``edgedet train | distill | prune | export``: what they write, what they refuse, how they stop and go on."""
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+from command import COMMAND, TINY, assert_one_line, environment, run
+
+from edgedet.artifact import Artifact
+
+FAILING_GATE = '[[gates]]\nmetric = "balanced_accuracy"\nagainst = "absolute"\nmin_value = 1.0\n'
+
+
+@pytest.mark.parametrize("name", ["teacher", "student", "pruned", "fp32", "int8"])
+def test_every_stage_writes_json_and_nothing_else_to_stdout(demo, name):
+    said = json.loads(demo.said[name])
+    artifact = Artifact.load(demo.root / name)
+    assert said["digest"] == artifact.digest
+    assert said["manifest"]["stage"] == artifact.manifest.stage
+    assert 0 <= said["manifest"]["metrics"]["balanced_accuracy"]["value"] <= 1
+
+
+def test_the_lineage_runs_through_every_stage(demo):
+    manifest = Artifact.load(demo.int8).manifest
+    assert [each.stage for each in manifest.lineage] == ["train", "distill", "prune"]
+    assert manifest.graphs[0].precision == "int8"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "demo-teecher", "--out", "{new}"], 1, ["'demo-teecher'", "did you mean 'demo-teacher'?"]),
+        (["train", "{tmp}/mine.toml", "--out", "{new}"], 1, ["no recipe file at", "mine.toml"]),
+        (["train", "demo-teacher", "training.epoch=1", "--out", "{new}"], 1, ["teacher.toml: unknown key", "mean 'epochs'?"]),
+        (["train", "demo-teacher", "training.epochs=0", "--out", "{new}"], 1, ["training.epochs", "got 0"]),
+        (["train", "demo-teacher", "training.epochs=few", "--out", "{new}"], 1, ["training.epochs", "expected `int`", "'few'"]),
+        (["train", "demo-teacher", "training.epochs", "--out", "{new}"], 1, ["write key=value"]),
+        (["train", "demo-student", "--out", "{new}"], 2, ["is a recipe for `edgedet distill`"]),
+        (["train", "demo-teacher", "--out", "{new}"], 2, ["--data", "$EDGEDET_DATA"]),
+        (["train", "demo-teacher", "--data", "{tmp}/nothing", "--out", "{new}"], 1, ["nothing: no such file or folder"]),
+        (["train", "demo-teacher", "--data", "{tmp}", "--out", "{tmp}"], 1, ["exists already", "another --out"]),
+        (["distill", "demo-student", "--teacher", "{tmp}", "--out", "{new}"], 1, ["not an artifact"]),
+        (["prune", "demo-prune", "--from", "{int8}", "--data", "{data}", "--out", "{new}"], 1, ["expected a checkpoint"]),
+        (["export", "{pruned}", "--int8", "--out", "{new}"], 2, ["--data"]),
+        (["export", "{pruned}", "--int8", "--fp32", "--out", "{new}"], 2, ["--fp32 and --int8 exclude each other"]),
+        (["export", "{pruned}", "--fp16", "--target", "cpu-x86", "--out", "{new}"], 1, ["takes fp32 or int8, not fp16"]),
+        (["export", "{pruned}", "--target", "cpu-x68", "--out", "{new}"], 1, ["no target", "did you mean 'cpu-x86'?"]),
+        (["export", "{pruned}", "--gate", "{tmp}/g.toml", "--out", "{new}"], 2, ["--gate needs --data"]),
+        (["export", "{pruned}", "--gate", "{tmp}/g.toml", "--data", "{data}", "--out", "{new}"], 2, ["no gate file"]),
+    ],
+)
+def test_bad_requests_are_one_line(edgedet, demo, tmp_path, arguments, code, words):
+    places = {"tmp": tmp_path, "new": tmp_path / "new", "data": demo.data, "pruned": demo.pruned, "int8": demo.int8}
+    done = edgedet(*(argument.format(**places) for argument in arguments))
+    assert done.code == code, done.err
+    assert_one_line(done.err, *words)
+    assert not done.out
+    assert not any(tmp_path.glob("new*"))
+
+
+def test_a_failed_gate_is_exit_code_3_and_the_artifact_is_there(edgedet, demo, tmp_path):
+    (tmp_path / "gates.toml").write_text(FAILING_GATE)
+    out = tmp_path / "out"
+    done = edgedet("export", demo.pruned, "--data", demo.data, "--gate", tmp_path / "gates.toml", "--out", out)
+    assert done.code == 3
+    assert_one_line(done.err, f"{out} was written, but 1 of its gates failed", "balanced_accuracy >= 1")
+    assert "gate: balanced_accuracy >= 1 (overall, clean): FAILS" in done.out
+    assert Artifact.load(out).manifest.metrics["gates"][0]["outcome"] == "failed"
+
+
+def test_the_data_set_of_the_environment_is_used(edgedet, demo, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEDET_DATA", str(demo.data / "index.csv"))
+    done = edgedet("export", demo.pruned, "--out", tmp_path / "out", "--json", tmp_path / "out.json")
+    assert done.code == 0, done.err
+    said = json.loads((tmp_path / "out.json").read_text())
+    assert said["manifest"]["metrics"]["splits"] == ["val"]
+    assert said["manifest"]["metrics"]["flips_against_parent"]["n"] == 40
+
+
+def test_an_interrupted_run_says_so_and_is_finished_by_resume(demo, tmp_path):
+    out = tmp_path / "teacher"
+    arguments = ["train", "demo-teacher", *TINY, "training.epochs=30", "--data", demo.data, "--out", out]
+    figures = tmp_path / ".teacher.work" / "metrics.jsonl"
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(demo.root / "cache"),
+    )
+    try:
+        while not (figures.is_file() and figures.stat().st_size) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    last = err.splitlines()[-1]
+    assert last.startswith("edgedet: stopped at step ")
+    assert last.endswith("run the same command with --resume to go on")
+    assert "Traceback" not in err
+    assert not said
+    assert not out.exists()
+    resumed = run(*arguments, "--resume", cache=demo.root / "cache")
+    assert resumed.returncode == 0, resumed.stderr
+    epochs = [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines() if '"validation"' in line]
+    assert epochs == list(range(30))
+    assert not figures.parent.exists()

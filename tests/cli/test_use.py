@@ -1,0 +1,100 @@
+"""``edgedet detect | show``: scores for good files, one line for bad ones, and nothing from a file that was changed."""
+
+import json
+import shutil
+
+import hostile
+import pytest
+from command import assert_one_line, run
+
+from edgedet.artifact import Artifact
+from edgedet.runtime.detector import Detector
+
+
+def lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_detect_prints_a_line_an_image_and_the_same_as_json_lines(edgedet, demo, tmp_path):
+    images = sorted((demo.data / "val" / "0_real").rglob("*.jpg"))
+    plain = edgedet("detect", demo.int8, *images[:2], "--json", tmp_path / "found.jsonl")
+    alone = edgedet("detect", demo.int8, *images[:2], "--json", "-")
+    assert (plain.code, alone.code) == (0, 0)
+    found = lines(alone.out)
+    assert found == lines((tmp_path / "found.jsonl").read_text())
+    assert [each["image"] for each in found] == [str(path) for path in images[:2]]
+    with Detector.load(demo.int8) as detector:
+        expected = detector.predict(images[:2])
+    assert [each["score"] for each in found] == [each.score for each in expected]
+    for line, each in zip(plain.out.splitlines(), expected, strict=True):
+        assert line.split()[:2] == [each.verdict, f"{each.score:.4f}"]
+
+
+def test_another_operating_point_moves_the_threshold(edgedet, demo):
+    image = next((demo.data / "val").rglob("*.jpg"))
+    done = edgedet("detect", demo.int8, image, "--operating-point", "half", "--json", "-")
+    assert lines(done.out)[0]["threshold"] == 0.5
+
+
+def test_a_folder_of_hostile_files_scores_every_good_one(demo, tmp_path):
+    files = hostile.make(tmp_path / "hostile")
+    done = run("detect", demo.int8, tmp_path / "hostile", "--json", "-", cache=tmp_path / "cache")
+    assert done.returncode == 1
+    found = {each["image"]: each for each in lines(done.stdout)}
+    readable = {str(each.path).encode("utf-8", "backslashreplace").decode(): each for each in files}
+    assert set(found) == set(readable)
+    wrong = [name for name, each in readable.items() if (found[name]["error"] is None) != (each.outcome == "score")]
+    assert not wrong
+    bad = [each for each in files if each.outcome == "error"]
+    said = done.stderr.splitlines()
+    assert said[-1] == f"edgedet: {len(bad)} of {len(files)} could not be read"
+    assert len(said) == len(bad) + 1
+    assert all(line.startswith("edgedet: ") for line in said)
+    for each in bad:
+        assert any(each.path.name in line and each.message in line for line in said), each
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["detect", "{tmp}", "a.jpg"], ["not an artifact"]),
+        (["detect", "{int8}", "{tmp}/empty"], ["no images in this folder"]),
+        (["detect", "{int8}", "a.jpg", "--operating-point", "fpr2"], ["no operating point 'fpr2'"]),
+        (["detect", "{int8}", "a.jpg", "--runtime", "onnxruntme"], ["did you mean 'onnxruntime'?"]),
+        (["detect", "{int8}", "a.jpg", "--json", "{tmp}/no/such.jsonl"], ["such.jsonl: cannot be written"]),
+        (["show", "{tmp}/nowhere"], ["not an artifact"]),
+    ],
+)
+def test_bad_requests_are_one_line(edgedet, demo, tmp_path, arguments, words):
+    (tmp_path / "empty").mkdir()
+    done = edgedet(*(argument.format(tmp=tmp_path, int8=demo.int8) for argument in arguments))
+    assert done.code == 1, done.err
+    assert_one_line(done.err, *words)
+    assert not done.out
+
+
+def test_a_changed_weight_file_is_refused_by_its_digest(edgedet, demo, tmp_path):
+    changed = tmp_path / "changed"
+    shutil.copytree(demo.int8, changed)
+    graph = changed / "model.onnx"
+    data = bytearray(graph.read_bytes())
+    data[len(data) // 2] ^= 1
+    graph.write_bytes(data)
+    image = next((demo.data / "val").rglob("*.jpg"))
+    for arguments in (["detect", changed, image], ["show", changed, "--verify"], ["eval", changed, "--data", demo.data]):
+        done = edgedet(*arguments)
+        assert done.code == 1
+        assert_one_line(done.err, "model.onnx has sha256", "the file was changed after it was written")
+    assert edgedet("show", changed).code == 0
+
+
+def test_show_prints_the_manifest_and_the_lineage(edgedet, demo, tmp_path):
+    done = edgedet("show", demo.int8, "--verify", "--json", tmp_path / "shown.json")
+    assert done.code == 0, done.err
+    assert "every file has the sha256 that the manifest lists" in " ".join(done.out.split())
+    order = [done.out.rindex(f" {name} ") for name in ("teacher", "student", "pruned", "int8")]
+    assert order == sorted(order)
+    said = json.loads((tmp_path / "shown.json").read_text())
+    assert said["verified"] is True
+    assert said["digest"] == Artifact.load(demo.int8).digest
+    assert json.loads(edgedet("show", demo.teacher, "--json", "-").out)["manifest"]["kind"] == "checkpoint"
