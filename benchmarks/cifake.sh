@@ -14,5 +14,6 @@ out=${1:-runs/cifake}
 results=benchmarks/results
 
 bash train/pipeline.sh cifake "$data" "$out"
-cp "$out/bench.jsonl" "$results/cifake.jsonl"
-python benchmarks/readme.py "$results/cifake.jsonl"
+lines=$results/cpu-x86-$(date +%F).jsonl
+cp "$out/bench.jsonl" "$lines"
+python benchmarks/readme.py "$lines"

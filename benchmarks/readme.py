@@ -1,7 +1,8 @@
-"""Draw the README's table from a file of result lines: ``python benchmarks/readme.py RESULTS.jsonl``."""
+"""Draw the README's table from a file of result lines, and name that file: ``python benchmarks/readme.py RESULTS.jsonl``."""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -15,7 +16,8 @@ def main(results: Path) -> None:
     before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     drawn = table.markdown(result.load(results))
-    README.write_text(f"{before}{BEGIN}\n{drawn}{END}{after}", encoding="utf-8")
+    named = re.sub(r"benchmarks/results/[\w.-]+\.jsonl", f"benchmarks/results/{results.name}", after)
+    README.write_text(f"{before}{BEGIN}\n{drawn}{END}{named}", encoding="utf-8")
 
 
 if __name__ == "__main__":

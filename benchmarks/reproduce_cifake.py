@@ -1,8 +1,8 @@
 """The published CIFAKE figures and ours: ``python benchmarks/reproduce_cifake.py --data CIFAKE --out RUNS``.
 
-Trains `cifake-cnn`, `cifake-cnn-srm` and `cifake-mini` by their recipes and scores the whole test split, leaks kept, at logit 0,
-as the source does. Writes benchmarks/results/cifake_published.json. Unlike the source, the epoch is chosen on a validation split
-that is cut from the training images; the mini network of the source was validated on test images.
+Trains `cifake-cnn`, `cifake-cnn-srm` and `cifake-mini` by their recipes and scores the whole test split, leaks kept, at
+logit 0, as the source does. Writes benchmarks/results/cifake_published.json. Unlike the source, the epoch is chosen on a
+validation split that is cut from the training images; the mini network of the source was validated on test images.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def main() -> None:
         return
     kept = open_data(given.data, keep_leaks=True)
     rows = [one(name, kept, given.out) for name in RECIPES]
-    RESULTS.write_text(json.dumps({"test": kept.split("test").digest, "tools": tool_versions("torch"), "rows": rows}, indent=2) + "\n")
+    record = {"test": kept.split("test").digest, "tools": tool_versions("torch"), "rows": rows}
+    RESULTS.write_text(json.dumps(record, indent=2) + "\n")
     for row in rows:
         print(f"{row['recipe']:16} accuracy {row['accuracy']:.2f}, published {row['published']['accuracy']:.2f}")
 
