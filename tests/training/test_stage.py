@@ -106,6 +106,7 @@ def test_two_processes_write_one_artifact(data, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600)
     assert done.returncode == 0, done.stderr
     made = Artifact.load(tmp_path / "a")
-    assert done.stdout.split() == [made.digest] * 2
+    # The two processes share one stdout, so their lines may run into one another.
+    assert done.stdout.count(made.digest) == 2
     lines = [json.loads(line) for line in made.file(journal.METRICS).read_text().splitlines()]
     assert [line["epoch"] for line in lines if line["event"] == "validation"] == [0, 1]
