@@ -47,6 +47,7 @@ edgedet eval "$out/int8" --degrade web --degrade hard --against "$out/teacher-fp
 # 9. Where did it come from?
 edgedet show "$out/int8" --verify
 
-# 10. All of them side by side, in one run, on the test split.
+# 10. All of them side by side, in one run, on the test split; the lines of an earlier run are replaced.
+rm -f "$out/bench.jsonl"
 edgedet bench "$out/teacher-fp32" "$out/student-fp32" "$out/pruned-fp32" "$out/int8" \
   --data "$EDGEDET_DATA" --split test --seconds "$seconds" --record "$out/bench.jsonl" --markdown "$out/bench.md"
