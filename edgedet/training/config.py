@@ -20,7 +20,6 @@ class TrainingConfig(Config, frozen=True, kw_only=True):
 
     batch_size: images per optimiser step, over all processes; `accumulate` splits a process's share into micro-batches.
     order: ``shuffle``, or ``fixed-batches``: batches are formed once, later epochs shuffle them and the images inside.
-    restarts: epochs at which the cosine starts again, from `restart_share` of the last peak (Loshchilov and Hutter, SGDR).
     label_smoothing: the targets become ``s`` and ``1 - s``. (PyTorch's cross entropy calls this ``2 s`` for two classes.)
     focal_gamma, focal_alpha: Lin et al., ICCV 2017; ``alpha_mode`` scales both classes alike, or fakes by alpha and reals
         by 1 - alpha.
@@ -43,8 +42,6 @@ class TrainingConfig(Config, frozen=True, kw_only=True):
     warmup_epochs: NotNegative = 0.0
     warmup_lr: NotNegative = 1e-6
     final_lr: NotNegative = 0.0
-    restarts: tuple[Positive, ...] = ()
-    restart_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     loss: Literal["bce", "focal"] = "bce"
     label_smoothing: Annotated[float, msgspec.Meta(ge=0, lt=0.5)] = 0.0
     focal_gamma: NotNegative = 2.0
@@ -63,7 +60,5 @@ class TrainingConfig(Config, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.warmup_epochs >= self.epochs and self.warmup_epochs:
             raise ValueError(f"`warmup_epochs` ({self.warmup_epochs}) must be fewer than `epochs` ({self.epochs})")
-        if list(self.restarts) != sorted({epoch for epoch in self.restarts if self.warmup_epochs < epoch < self.epochs}):
-            raise ValueError(f"`restarts` must rise from after the warm-up to before epoch {self.epochs}, got {self.restarts}")
         if self.batch_size % self.accumulate:
             raise ValueError(f"`batch_size` ({self.batch_size}) is no multiple of `accumulate` ({self.accumulate})")
