@@ -28,6 +28,7 @@ COVERED = {
     "__init__": "tests/test_imports.py",
     "__main__": "tests/cli/test_main.py",
     "errors": "tests/cli/test_main.py",
+    "artifact/draft": "tests/artifact/test_folder.py",
     "bench/entry": "tests/bench/test_stage.py",
     "bench/rows": "tests/bench/test_stage.py",
     "cli/__init__": "tests/cli/test_main.py",
@@ -102,9 +103,9 @@ def test_no_module_has_two_places_for_its_test():
 
 
 def _is_only_words(path: Path) -> bool:
-    """A package file with a docstring and imports, and no code of its own."""
+    """A package file with a docstring, imports and what it exports, and no code of its own."""
     text = path.read_text(encoding="utf-8")
-    return not re.search(r"^(?:def|class|\w+ ?[:=])", text, re.MULTILINE)
+    return not re.search(r"^(?:def|class|(?!__all__)\w+ ?[:=])", text, re.MULTILINE)
 
 
 def test_every_module_opens_with_what_it_is_for():

@@ -7,14 +7,12 @@ import resource
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from edgedet import artifact as artifacts
-from edgedet.artifact import Artifact, Calibration, DetectorSpec, Gate, Golden, Graph, Manifest, writing
-from edgedet.errors import ArtifactError, DigestMismatch, RecipeError
+from edgedet.artifact import Artifact, Calibration, DetectorSpec, Gate, Graph, Manifest, writing
+from edgedet.errors import ArtifactError, DigestMismatch
 from edgedet.preprocess import Preprocess
-from edgedet.recipe import convert
 
 
 def manifest(**given: Any) -> Manifest:
@@ -162,53 +160,3 @@ def test_the_wrong_kind_says_which_stage_makes_the_right_one(tmp_path: Path) -> 
         artifact.require("checkpoint")
     with pytest.raises(ArtifactError, match=r"has no weights\.safetensors; its files are model\.onnx, more/extra\.json"):
         artifact.file("weights.safetensors")
-
-
-def test_golden_inputs_survive_the_disk(tmp_path: Path) -> None:
-    golden = Golden(
-        images=(b"one", b"", b"three" * 9),
-        pixels=np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3),
-        parent_logits=np.array([1, 2, 3], np.float32),
-        logits=np.array([1.5, 2.5, 3.5], np.float32),
-    )
-    golden.save(tmp_path / "golden.npz")
-    again = Golden.load(tmp_path / "golden.npz")
-    assert again.images == golden.images
-    for name in ("pixels", "parent_logits", "logits"):
-        assert np.array_equal(getattr(again, name), getattr(golden, name))
-
-
-@pytest.mark.parametrize("content", ["text", "pickle", "zip"])
-def test_golden_inputs_that_are_none_are_refused(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "golden.npz"
-    if content == "text":
-        path.write_text("no archive")
-    elif content == "zip":
-        np.savez(path, images=np.zeros(3, np.uint8))
-    else:
-        np.savez(path, images=np.array([{"a": "pickled object"}], dtype=object), offsets=np.zeros(1))
-    with pytest.raises(ArtifactError, match="no golden inputs"):
-        Golden.load(path)
-
-
-def test_scores_are_calibrated_at_the_edge() -> None:
-    calibration = Calibration(temperature=2.0, bias=1.0, thresholds={"half": 0.5, "fpr1": 0.9}, operating_point="fpr1")
-    logits = np.array([-1.0, 3.0, 1000.0, -1000.0], np.float32)
-    assert np.allclose(calibration.score(logits), [0.5, 1 / (1 + np.exp(-2.0)), 1.0, 0.0])
-    assert calibration.verdict(logits).tolist() == [False, False, True, False]
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"metric": "auc"}, "one of `max_drop`, `max_value`, `min_value`, got none"),
-        ({"metric": "auc", "max_drop": 0.1, "min_value": 0.1}, "one of"),
-        ({"metric": "auc", "max_drop": 0.1, "against": "absolute"}, "`max_drop` compares"),
-        ({"metric": "auc", "min_value": 0.9}, "`max_drop` compares"),
-        ({"metric": "flip_rate", "max_drop": 0.1}, "`flip_rate`"),
-        ({"metric": "aucc", "max_drop": 0.1}, "'aucc'"),
-    ],
-)
-def test_a_gate_that_makes_no_sense_is_refused(given: dict[str, object], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        convert(given, Gate, source="gate.toml")

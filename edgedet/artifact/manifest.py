@@ -1,0 +1,163 @@
+"""What is known of an artifact: ``manifest.json`` as typed structs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgedet.errors import ArtifactError
+from edgedet.preprocess import Preprocess
+from edgedet.recipe import Config
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+Kind = Literal["checkpoint", "onnx", "engine"]
+Figures = dict[str, Any]
+"""Measured figures as plain data: ``{"balanced_accuracy": {"value": .97, "low": .96, "high": .98, "n": 1000}, ...}``."""
+
+
+class DetectorSpec(Config, frozen=True, kw_only=True):
+    """Which builder made the network, and with what arguments."""
+
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+class Calibration(Config, frozen=True, kw_only=True):
+    """From logit to verdict: ``score = sigmoid((logit + bias) / temperature)``; fake when ``score >= threshold``.
+
+    thresholds: by operating point (``half``, ``balanced``, ``fpr1``, ``fpr5``), on the score.
+    operating_point: the one that a verdict uses when nothing else is asked for.
+    fitted_on: the digest of the validation index, None before any fit.
+    """
+
+    temperature: float = 1.0
+    bias: float = 0.0
+    thresholds: dict[str, float] = msgspec.field(default_factory=lambda: {"half": 0.5})
+    operating_point: str = "half"
+    fitted_on: str | None = None
+    n: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"`temperature` must be positive, got {self.temperature}")
+        if self.operating_point not in self.thresholds:
+            raise ValueError(f"no threshold for operating point `{self.operating_point}`")
+
+    def score(self, logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Probabilities of fake, float64, of the shape of `logits`."""
+        z = (np.asarray(logits, dtype=np.float64) + self.bias) / self.temperature
+        return np.asarray(np.exp(-np.logaddexp(0.0, -z)), dtype=np.float64)
+
+    @property
+    def threshold(self) -> float:
+        """The score from which a verdict is fake, at the default operating point."""
+        return self.thresholds[self.operating_point]
+
+    def verdict(self, logits: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """True where the verdict is fake."""
+        return np.asarray(self.score(logits) >= self.threshold, dtype=np.bool_)
+
+
+class Gate(Config, frozen=True, kw_only=True):
+    """One condition that an artifact and all its descendants must hold; see `edgedet.evaluate.gates`.
+
+    metric: a name of `edgedet.metrics`, or ``flip_rate`` (verdicts that differ from the other's, same image).
+    against: the artifact that the figures are compared with, or ``absolute`` for the figure itself.
+    max_drop: how much lower than the other's the metric may be (its upper confidence bound).
+    max_value: the most the metric may be (``flip_rate``; its upper confidence bound).
+    min_value: the least the metric may be (its lower confidence bound).
+    scope: over all images, or for the generator that fares worst.
+    condition: ``clean``, or the name of a degradation of `edgedet.evaluate.degrade`.
+    """
+
+    metric: Literal["balanced_accuracy", "auc", "tpr_at_fpr1", "tpr_at_fpr5", "flip_rate"]
+    against: Literal["parent", "ancestor", "absolute"] = "ancestor"
+    scope: Literal["overall", "worst_generator"] = "overall"
+    condition: str = "clean"
+    max_drop: float | None = None
+    max_value: float | None = None
+    min_value: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("max_drop", "max_value", "min_value") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a gate has one of `max_drop`, `max_value`, `min_value`, got {given or 'none'}")
+        if (self.max_drop is not None) == (self.against == "absolute"):
+            raise ValueError("`max_drop` compares with `parent` or `ancestor`; the others are for `absolute` figures")
+        if self.metric == "flip_rate" and (self.max_value is None or self.against != "absolute"):
+            raise ValueError('`flip_rate` takes `max_value` and `against = "absolute"`: it is a comparison by itself')
+
+
+class Graph(Config, frozen=True, kw_only=True):
+    """One ONNX graph or engine of the artifact."""
+
+    file: str
+    inputs: dict[str, list[int | str]]
+    outputs: list[str]
+    opset: int | None = None
+    precision: str = "fp32"
+    target: str | None = None
+
+
+class Ancestor(Config, frozen=True, kw_only=True):
+    """One line of the lineage."""
+
+    digest: str
+    stage: str
+    kind: Kind
+    name: str
+
+
+class Manifest(Config, frozen=True, kw_only=True):
+    """Everything that is known of an artifact; ``manifest.json``."""
+
+    schema: int = SCHEMA
+    kind: Kind
+    stage: str
+    detector: DetectorSpec
+    structure: dict[str, list[int]] = {}
+    preprocess: Preprocess
+    labels: tuple[str, str] = ("real", "fake")
+    calibration: Calibration = Calibration()
+    gates: tuple[Gate, ...] = ()
+    metrics: Figures = {}
+    notes: tuple[str, ...] = ()
+    seed: int | None = None
+    config: dict[str, Any] = {}
+    lineage: tuple[Ancestor, ...] = ()
+    graphs: tuple[Graph, ...] = ()
+    tools: dict[str, str] = {}
+    files: dict[str, str] = {}
+
+    @property
+    def parent(self) -> Ancestor | None:
+        """The artifact that this one was made from; the lineage runs from the first ancestor to the parent."""
+        return self.lineage[-1] if self.lineage else None
+
+
+def parse_manifest(raw: bytes, folder: Path) -> Manifest:
+    """The manifest in `raw`, the bytes of the file in `folder`.
+
+    Raises:
+        ArtifactError: not JSON, of another schema, not valid, or naming files outside the folder.
+    """
+    try:
+        schema = msgspec.json.decode(raw).get("schema")
+    except (msgspec.DecodeError, AttributeError) as error:
+        raise ArtifactError(f"{folder}: {MANIFEST} is not valid JSON: {error}") from error
+    if schema != SCHEMA:
+        raise ArtifactError(f"{folder}: manifest schema {schema!r}, this edgedet reads {SCHEMA}: use the edgedet that wrote it")
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.ValidationError as error:
+        raise ArtifactError(f"{folder}: {MANIFEST} is damaged: {error}") from error
+    for name in manifest.files:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ArtifactError(f"{folder}: {MANIFEST} lists {name!r}, which is outside the artifact")
+    return manifest
