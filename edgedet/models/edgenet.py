@@ -89,14 +89,17 @@ def edge32(*, width: int = 32) -> EdgeNet:
     return edgenet(stem=width, widths=(width, 2 * width, 3 * width), depths=(1, 2, 2), strides=(1, 2, 2))
 
 
-def edge32_teacher(*, width: int = 48) -> EdgeNet:
-    """A teacher for 32-pixel crops: three residual stages at full, half and quarter resolution."""
+def edge32_teacher(*, width: int = 64) -> EdgeNet:
+    """A teacher for 32-pixel crops: a stem at full resolution, then two residual blocks at 1/2, 1/4 and 1/8 of it.
+
+    At the same cost in training this is more accurate than blocks at full resolution: those take most of the time.
+    """
     return edgenet(
-        stem=width,
+        stem=32,
         stem_stride=1,
         widths=(width, 2 * width, 4 * width),
-        depths=(1, 1, 1),
-        strides=(1, 2, 2),
+        depths=(2, 2, 2),
+        strides=(2, 2, 2),
         block="residual",
     )
 
