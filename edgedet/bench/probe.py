@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedet.artifact import tool_versions
+from edgedet.bench import powermode
 from edgedet.data.parallel import usable_cores
 from edgedet.recipe import Config
 
@@ -40,6 +41,7 @@ class Device(Config, frozen=True, kw_only=True):
 
     flags: what decides the speed of INT8, and whether the machine is virtual.
     cores: those this process may use. load_average: over one minute, when the benchmark began.
+    power_mode: a Jetson's, by name.
     """
 
     name: str
@@ -70,6 +72,7 @@ def device(proc: Path = Path("/proc"), system: Path = Path("/sys")) -> Device:
         governor=_read(frequency / "scaling_governor"),
         clock_mhz=_thousandth(_read(frequency / "scaling_cur_freq")) or _number(cpu.get("cpu MHz")),
         max_clock_mhz=_thousandth(_read(frequency / "cpuinfo_max_freq")),
+        power_mode=powermode.current(),
         load_average=_load(),
     )
 
