@@ -18,13 +18,18 @@ def ranges_images(data: Index, count: int, *, seed: int = 0) -> Index:
     """
     split = data.split("ranges")
     _refuse_overlap(data, split)
+    return stratified(split, count, seed=seed)
+
+
+def stratified(data: Index, count: int, *, seed: int = 0) -> Index:
+    """At most `count` images of `data`, in equal shares by label, generator and file format, in the order of `data`."""
     strata: dict[tuple[int, str, str], list[int]] = defaultdict(list)
-    for position in np.random.default_rng(seed).permutation(len(split)):
-        row = split.rows[position]
+    for position in np.random.default_rng(seed).permutation(len(data)):
+        row = data.rows[position]
         strata[row.label, row.generator, row.format].append(int(position))
     # One from each stratum in turn: a small stratum gives all it has, the others fill up.
     turns = sorted((turn, key, position) for key, of in strata.items() for turn, position in enumerate(of))
-    return split.take(sorted(position for _, _, position in turns[:count]))
+    return data.take(sorted(position for _, _, position in turns[:count]))
 
 
 def _refuse_overlap(data: Index, split: Index) -> None:
