@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
 
 from edgedet.errors import QuantizeError
 from edgedet.quantize import fused, qdq
-from edgedet.quantize.graph import GraphView, name_nodes
+from edgedet.quantize.graph import Array, GraphView, name_nodes
 from edgedet.quantize.placement import Plan, place
 from edgedet.quantize.ranges import Batches, Method, find_ranges
 from edgedet.target import Target, has_vnni
@@ -19,11 +20,15 @@ class Quantized:
     """The graph with Q/DQ, and what is to be said about it: one line for each fact.
 
     convolutions: the names of the nodes that are meant to run on INT8 kernels.
+    floats: tensor that stands for a rounded weight or bias -> its values before rounding.
+    weight_bits: of the integers that weights are rounded to.
     """
 
     model: onnx.ModelProto
     notes: tuple[str, ...]
     convolutions: tuple[str, ...]
+    floats: Mapping[str, Array]
+    weight_bits: int
 
 
 def quantize(
@@ -50,7 +55,8 @@ def quantize(
     onnx.checker.check_model(written, full_check=True)
     pixels = ("the first convolution reads the uint8 pixels: no float pass over the image",) if plan.pixels else ()
     notes = (*plan.notes(), *pixels, *said, *_kernels(written, target, len(plan.weights)))
-    return Quantized(written, notes, tuple(node.name for node in written.graph.node if _quantized_convolution(node, plan)))
+    convolutions = tuple(node.name for node in written.graph.node if _quantized_convolution(node, plan))
+    return Quantized(written, notes, convolutions, qdq.unrounded(named, plan), bits)
 
 
 def _quantized_convolution(node: onnx.NodeProto, plan: Plan) -> bool:

@@ -22,9 +22,9 @@ from edgedet.quantize.ranges import Range
 from edgedet.target import Scheme
 
 _LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}
-_SMALLEST_SCALE = 1e-12
+SMALLEST_SCALE = 1e-12
 # A bias beyond this many steps would overflow the int32 sum that it starts.
-_MOST_BIAS_STEPS = 2.0**30
+MOST_BIAS_STEPS = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def parameters(found: Range, scheme: Scheme) -> Parameters:
     low, high = min(found[0], 0.0), max(found[1], 0.0)
     bottom, top = _LIMITS[scheme.activations]
     if scheme.symmetric:
-        return Parameters(max(max(-low, high) / top, _SMALLEST_SCALE), 0, scheme.activations)
-    scale = max((high - low) / (top - bottom), _SMALLEST_SCALE)
+        return Parameters(max(max(-low, high) / top, SMALLEST_SCALE), 0, scheme.activations)
+    scale = max((high - low) / (top - bottom), SMALLEST_SCALE)
     return Parameters(scale, int(np.clip(round(bottom - low / scale), bottom, top)), scheme.activations)
 
 
@@ -50,8 +50,43 @@ def quantize_weight(weight: Array, axis: int | None, bits: int = 8) -> tuple[npt
     """int8 values and scales, (O,) along `axis` or () for the whole tensor; zero point 0, -128 is not used."""
     others = None if axis is None else tuple(position for position in range(weight.ndim) if position != axis)
     top = 2 ** (bits - 1) - 1
-    scale = np.maximum(np.abs(weight).max(axis=others) / top, _SMALLEST_SCALE).astype(np.float32)
+    scale = np.maximum(np.abs(weight).max(axis=others) / top, SMALLEST_SCALE).astype(np.float32)
     return _round(weight, scale, axis, top), scale
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer in integers; no bias when it has none, or when its bias stays in float.
+
+    weight: int8, with its scale float32, (O,) or (); bias: int32 (O,), each step worth `steps`, float32.
+    """
+
+    weight: npt.NDArray[np.int8]
+    scale: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.int32] | None = None
+    steps: npt.NDArray[np.float32] | None = None
+
+
+def quantize_layer(weight: Array, bias: Array | None, scale_in: float, axis: int | None, bits: int = 8) -> Layer:
+    """`weight` in steps of its scale along `axis`; `bias` (O,), when given, in steps of `scale_in`, the input's, times that."""
+    values, scale = quantize_weight(weight, axis, bits)
+    if bias is None:
+        return Layer(values, scale)
+    least = np.abs(bias) / (scale_in * MOST_BIAS_STEPS)
+    scale = np.maximum(scale, least if scale.ndim else least.max()).astype(np.float32)
+    steps = np.asarray(np.float32(scale_in) * scale, dtype=np.float32)
+    return Layer(_round(weight, scale, axis, 2 ** (bits - 1) - 1), scale, np.round(bias / steps).astype(np.int32), steps)
+
+
+def unrounded(model: onnx.ModelProto, plan: Plan) -> dict[str, npt.NDArray[np.float32]]:
+    """What :func:`write` rounds, before it does: the float values of weights and biases, by the tensor that stands for them."""
+    view, found = GraphView(model), dict[str, npt.NDArray[np.float32]]()
+    for name in plan.weights:
+        weight, bias = _float_layer(view, view.by_name[name], plan.pixels.get(name))
+        found[f"{name}_weight_dequantized"] = weight.astype(np.float32)
+        if bias is not None:
+            found[f"{name}_bias_dequantized"] = bias.astype(np.float32)
+    return found
 
 
 def write(
@@ -102,10 +137,10 @@ class _Writer:
         return self.model
 
     def _pair(self, tensor: str) -> None:
-        """Q and DQ behind `tensor`, when it is planned."""
+        """Q and DQ behind `tensor`, when it is planned; tensors that pass another's values on share its scale."""
         if tensor not in self.parameters:
             return
-        names = [tensor, *self._constants(tensor, self.parameters[tensor])]
+        names = [tensor, *self._constants(self.plan.tensors[tensor], self.parameters[tensor])]
         self._node("QuantizeLinear", names, f"{tensor}_quantized")
         self._node("DequantizeLinear", [f"{tensor}_quantized", *names[1:]], f"{tensor}_dequantized")
 
@@ -113,40 +148,26 @@ class _Writer:
         """`node` reads the graph's uint8 input, which is its quantized input already."""
         name = f"{pixels.tensor}_pixels"
         if name not in self.added:
-            self.added.add(name)
-            found = Parameters(pixels.scale, pixels.zero_point, "uint8")
+            constants = self._constants(name, Parameters(pixels.scale, pixels.zero_point, "uint8"))
             self._node("Transpose", [pixels.source], f"{name}_quantized", perm=[0, 3, 1, 2])
-            self._node("DequantizeLinear", [f"{name}_quantized", *self._constants(name, found)], name)
+            self._node("DequantizeLinear", [f"{name}_quantized", *constants], name)
         node.input[0] = name
 
     def _weights(self, node: NodeProto, pixels: PixelInput | None) -> None:
         """DQ before the weight of `node`, and before its bias where the scheme has it so."""
-        weight, bias = self._float_weights(node, pixels)
+        weight, bias = _float_layer(self.view, node, pixels)
         axis = self.plan.weights[node.name] if self.scheme.per_channel else None
-        scale_in = self._input_scale(node, pixels)
-        values, scale = quantize_weight(weight, axis, self.bits)
-        if bias is not None and self.scheme.bias == "int32":
-            least = np.abs(bias) / (scale_in * _MOST_BIAS_STEPS)
-            scale = np.maximum(scale, least if scale.ndim else least.max()).astype(np.float32)
-            values = _round(weight, scale, axis, 2 ** (self.bits - 1) - 1)
-        node.input[1] = self._dequantized(f"{node.name}_weight", values, scale, axis)
+        rounded = bias if self.scheme.bias == "int32" else None
+        layer = quantize_layer(weight, rounded, self._input_scale(node, pixels), axis, self.bits)
+        node.input[1] = self._dequantized(f"{node.name}_weight", layer.weight, layer.scale, axis)
         if bias is None:
             return
-        if self.scheme.bias == "int32":
-            steps = np.asarray(np.float32(scale_in) * scale, dtype=np.float32)
-            bias_name = self._dequantized(f"{node.name}_bias", np.round(bias / steps).astype(np.int32), steps, 0)
+        if layer.bias is not None and layer.steps is not None:
+            bias_name = self._dequantized(f"{node.name}_bias", layer.bias, layer.steps, 0)
         else:
             bias_name = self._constant(f"{node.name}_bias", bias, np.float32)
         del node.input[2:]
         node.input.append(bias_name)
-
-    def _float_weights(self, node: NodeProto, pixels: PixelInput | None) -> tuple[Array, Array | None]:
-        weight = self.view.constant(node.input[1])
-        assert weight is not None  # placement takes constant weights only
-        bias = self.view.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        if pixels is None:
-            return weight, bias
-        return pixels.rewrite(weight, np.zeros(len(weight)) if bias is None else bias)
 
     def _input_scale(self, node: NodeProto, pixels: PixelInput | None) -> float:
         return pixels.scale if pixels is not None else self.parameters[node.input[0]].scale
@@ -161,8 +182,12 @@ class _Writer:
         return f"{name}_dequantized"
 
     def _constants(self, name: str, found: Parameters) -> list[str]:
-        scale = self._constant(f"{name}_scale", found.scale, np.float32)
-        return [scale, self._constant(f"{name}_zero_point", found.zero_point, found.dtype)]
+        names = [f"{name}_scale", f"{name}_zero_point"]
+        if name not in self.added:
+            self.added.add(name)
+            self._constant(names[0], found.scale, np.float32)
+            self._constant(names[1], found.zero_point, found.dtype)
+        return names
 
     def _constant(self, name: str, value: npt.ArrayLike, dtype: npt.DTypeLike) -> str:
         self.model.graph.initializer.append(constant_tensor(name, value, dtype))
@@ -170,6 +195,16 @@ class _Writer:
 
     def _node(self, op: str, inputs: list[str], output: str, **given: Any) -> None:
         self.nodes.append(helper.make_node(op, inputs, [output], name=output, **given))
+
+
+def _float_layer(view: GraphView, node: NodeProto, pixels: PixelInput | None) -> tuple[Array, Array | None]:
+    """The weight and the bias (O,) of `node`, as they are before rounding."""
+    weight = view.constant(node.input[1])
+    assert weight is not None  # placement takes constant weights only
+    bias = view.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    if pixels is None:
+        return weight, bias
+    return pixels.rewrite(weight, np.zeros(len(weight)) if bias is None else bias)
 
 
 def _round(weight: Array, scale: Array, axis: int | None, top: int) -> npt.NDArray[np.int8]:

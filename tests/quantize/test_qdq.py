@@ -77,6 +77,23 @@ def test_bias_is_in_steps_of_input_times_weight(residual_net: onnx.ModelProto, p
     assert view.constant("one_conv_bias_quantized").dtype == np.int32
 
 
+def test_what_is_rounded_is_known_before_it_is(residual_net: onnx.ModelProto, pixels) -> None:
+    view = GraphView(written(residual_net, pixels))
+    floats = qdq.unrounded(residual_net, place(GraphView(residual_net), X86))
+    assert len(floats) == 2 * 6
+    for name, value in floats.items():
+        integers, scale = (view.constant(tensor) for tensor in view.producer(name).input[:2])
+        along = scale.reshape(-1, *[1] * (value.ndim - 1))
+        assert np.abs(integers * along - value).max() <= 0.5001 * scale.max()
+
+
+def test_what_passes_values_on_shares_their_scale(make_net, pixels) -> None:
+    net = make_net()
+    smaller = net.op("MaxPool", net.conv("x", 3, 8, "stem"), name="smaller", kernel_shape=[2, 2], strides=[2, 2])
+    view = GraphView(written(net.finish(net.conv(smaller, 8, 8, "next"), 8), pixels))
+    assert view.by_name["smaller_quantized"].input[1:] == view.by_name["stem_dequantized"].input[1:]
+
+
 def test_a_dead_channel_with_a_large_bias_does_not_overflow(make_net, pixels, run) -> None:
     net = make_net()
     model = net.finish(net.conv(net.conv("x", 3, 8, "stem"), 8, 8, "next"), 8)
