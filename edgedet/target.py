@@ -1,6 +1,7 @@
 """Targets: what a device runs, as data; one TOML file each in ``export/``.
 
-:func:`resolve` turns what ``--target`` says into a :class:`Target`; ``host`` is the machine that it runs on.
+:func:`resolve` turns what ``--target`` says into a :class:`Target`; ``host`` is the machine that it runs on, and
+``NAME@RELEASE`` is a device under another release of its system: ``jetson-orin-nano@7.2``.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgedet import recipe
-from edgedet.errors import ExportError, RecipeError, RecipeNotFound
+from edgedet.errors import ExportError, RecipeError, RecipeNotFound, nearest
 from edgedet.recipe import Config
 
 Precision = Literal["fp32", "fp16", "int8"]
 Op = Literal["Conv", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "Concat"]
+Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class Scheme(Config, frozen=True, kw_only=True):
@@ -48,15 +50,67 @@ class Scheme(Config, frozen=True, kw_only=True):
             raise ValueError("`symmetric` activations have zero point 0 and a sign: they must be `int8`, not `uint8`")
 
 
+class BuildFlags(Config, frozen=True, kw_only=True):
+    """How a version of TensorRT is told the precision of a graph, in the names of its Python interface.
+
+    strongly_typed: by the graph alone, so FP16 has to be written into it; else by builder flags on an FP32 graph.
+    opset: of the form of the graph that it is given; half-precision scales of Q/DQ need 19 at least.
+    network: of ``NetworkDefinitionCreationFlag``; builder: of ``BuilderFlag``, for each precision that has any.
+    """
+
+    strongly_typed: bool
+    opset: int
+    network: tuple[str, ...] = ()
+    builder: dict[Precision, tuple[str, ...]] = {}
+
+
+class System(Config, frozen=True, kw_only=True):
+    """What a release of a device's system brings: versions of TensorRT, Python and CUDA; empty when nobody says."""
+
+    tensorrt: str
+    python: str = ""
+    cuda: str = ""
+
+    def __post_init__(self) -> None:
+        build_flags(self.tensorrt)
+
+    @property
+    def build(self) -> BuildFlags:
+        """How its TensorRT is told the precision."""
+        return build_flags(self.tensorrt)
+
+
+class Ceiling(Config, frozen=True, kw_only=True):
+    """A figure that the device cannot exceed, as somebody else states it; never one that was measured here.
+
+    kind: ``published``, or ``derived`` from published figures by `formula`. at: the power mode or clock that it holds for.
+    Dense is without the doubling that 2:4 sparsity promises. source: who says so.
+    """
+
+    figure: Literal["int8 dense", "int8 sparse", "fp8 dense", "fp16 dense", "fp32", "bandwidth"]
+    value: Annotated[float, msgspec.Meta(gt=0)]
+    unit: Literal["TOPS", "TFLOPS", "GB/s"]
+    kind: Literal["published", "derived"]
+    at: str = ""
+    formula: str = ""
+    note: str = ""
+    source: Name
+
+    def __post_init__(self) -> None:
+        if (self.kind == "derived") != bool(self.formula):
+            raise ValueError("a `derived` ceiling has a `formula`, a `published` one has none")
+
+
 class Target(Config, frozen=True, kw_only=True):
     """A device: its runtime, and the precision and form of the graphs that it takes.
 
     machines: the names by which Python's `platform.machine` knows it, for ``host``; empty when it is never the host.
+    board: words of its device tree's model, by which a board is the host before its processor is.
     opset: the version of the ONNX operators that the exported graph uses.
     compute_capability: of an NVIDIA GPU, as its maker writes it.
     compiles_for: the compute capability, without the dot, that TensorRT-RTX compiles the graph for as evidence; see
         `edgedet.export.compile`.
-    tensorrt: JetPack release -> the TensorRT version that it brings.
+    system: the one of `systems` (releases of JetPack, or of TensorRT itself) that graphs are made for.
     power_modes: the names that the device's nvpmodel gives them; the numbers differ from module to module.
     refused: why nothing can be exported for it; listed all the same, so that the reason is found.
     """
@@ -65,13 +119,16 @@ class Target(Config, frozen=True, kw_only=True):
     device: str
     runtime: Literal["onnxruntime", "tensorrt"]
     machines: tuple[str, ...] = ()
+    board: str = ""
     opset: Annotated[int, msgspec.Meta(ge=18)]
     precisions: tuple[Precision, ...]
     compute_capability: str = ""
     compiles_for: Literal["", "75", "80", "86", "89", "120"] = ""
     memory_gb: int | None = None
-    power_modes: tuple[str, ...] = ()
-    tensorrt: dict[str, str] = {}
+    power_modes: tuple[Name, ...] = ()
+    system: str = ""
+    systems: dict[str, System] = {}
+    ceilings: tuple[Ceiling, ...] = ()
     refused: str = ""
     int8: Scheme | None = None
 
@@ -80,11 +137,67 @@ class Target(Config, frozen=True, kw_only=True):
             raise ValueError("`precisions` has int8 exactly when there is an [int8] table")
         if bool(self.refused) == bool(self.precisions):
             raise ValueError("a target has `precisions`, or a reason in `refused`")
+        if self.system not in (self.systems or ("",)):
+            raise ValueError(f"`system` must be one of the [systems] ({', '.join(self.systems) or 'there are none'})")
+        if self.runtime == "tensorrt" and not self.refused and not self.systems:
+            raise ValueError("a target that runs tensorrt says in [systems] which version: it decides the form of the graph")
 
     @property
     def is_this_machine(self) -> bool:
         """Whether figures taken here are the device's."""
-        return platform.machine() in self.machines
+        return platform.machine() in self.machines or self.is_this_board
+
+    @property
+    def is_this_board(self) -> bool:
+        """Whether the device tree names this board."""
+        return bool(self.board) and self.board in board_model()
+
+    @property
+    def tensorrt(self) -> dict[str, str]:
+        """Release of the system -> the TensorRT version that it brings."""
+        return {name: system.tensorrt for name, system in self.systems.items()}
+
+    @property
+    def strongly_typed(self) -> bool:
+        """Whether precision is read from the graph alone, so that FP16 must be written into it."""
+        return bool(self.system) and self.systems[self.system].build.strongly_typed
+
+    def under(self, release: str) -> Target:
+        """This device under another release of its system: its name, or its last word (``7.2`` for ``JetPack 7.2``).
+
+        Raises:
+            RecipeError: the device has no such release.
+        """
+        for name, system in self.systems.items():
+            if release in (name, name.split()[-1]):
+                return msgspec.structs.replace(self, system=name, opset=system.build.opset)
+        known = {name.split()[-1] for name in self.systems}
+        raise RecipeError(f"{self.name} has no release {release!r} of its system{nearest(release, known)}")
+
+
+_WEAK = BuildFlags(strongly_typed=False, opset=18, builder={"fp16": ("FP16",), "int8": ("FP16", "INT8")})
+_STRONG_BY_FLAG = BuildFlags(strongly_typed=True, opset=20, network=("STRONGLY_TYPED",))
+_STRONG = BuildFlags(strongly_typed=True, opset=20)
+
+
+def build_flags(version: str) -> BuildFlags:
+    """What the TensorRT of `version` (``10.3``, ``10.16.1.11``) needs.
+
+    Up to 10.11 the FP16 and INT8 flags on an FP32 graph; 10.12 deprecates them, so a network is asked to be strongly typed;
+    11 has neither the flags nor any other kind of network (NVIDIA's release notes of 10.12 and 11.0).
+
+    Raises:
+        ValueError: not a version, or one before 10.3, the oldest that is built for.
+    """
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if match is None:
+        raise ValueError(f"expected a TensorRT version like 10.3, got {version!r}")
+    found = (int(match[1]), int(match[2]))
+    if found < (10, 3):
+        raise ValueError(f"TensorRT {version} is too old: edgedet builds with 10.3 (JetPack 6.1) and later")
+    if found < (10, 12):
+        return _WEAK
+    return _STRONG_BY_FLAG if found < (11, 0) else _STRONG
 
 
 def load(name: str) -> Target:
@@ -102,25 +215,45 @@ def load(name: str) -> Target:
 
 
 def resolve(name: str = "host") -> Target:
-    """The target called `name`; ``host`` is the one whose `machines` has this machine.
+    """The target called `name`, under the release of its system behind an ``@`` where there is one.
+
+    ``host`` is the target whose `board` or else whose `machines` has this machine.
 
     Raises:
         RecipeNotFound: no such target, or none that describes this machine.
+        RecipeError: the device has no such release of its system.
         ExportError: the target is one that is refused; the message has the reason.
     """
-    if name != "host":
-        target = load(name)
-        if target.refused:
-            raise ExportError(f"{target.name} ({target.device}) is no target: {target.refused}")
-        return target
-    for candidate in recipe.names("export"):
-        target = load(candidate)
-        if target.is_this_machine:
-            return target
+    base, release = _split(name)
+    target = _host() if base == "host" else load(base)
+    if target.refused:
+        raise ExportError(f"{target.name} ({target.device}) is no target: {target.refused}")
+    return target.under(release) if release else target
+
+
+def _split(name: str) -> tuple[str, str]:
+    """A target's name or path, and what stands behind its ``@``; an ``@`` within a path is part of the path."""
+    match = re.fullmatch(r"(?P<base>.+)@(?P<release>[^@/\\]+)(?<!\.toml)", name)
+    return (match["base"], match["release"]) if match else (name, "")
+
+
+def _host() -> Target:
+    targets = [target for target in map(load, recipe.names("export")) if not target.refused]
+    here = [target for target in targets if target.is_this_board] or [target for target in targets if target.is_this_machine]
+    if here:
+        return here[0]
     raise RecipeNotFound(
         f"no target describes this machine ({platform.machine() or 'unknown'}): "
         f"give one with --target; there are: {', '.join(recipe.names('export'))}"
     )
+
+
+def board_model(path: Path = Path("/proc/device-tree/model")) -> str:
+    """The model that the device tree of an ARM board states; empty where there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
+    except OSError:
+        return ""
 
 
 def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import typer
 
 from edgedet import recipe
 from edgedet.cli.common import Json, show, table
+
+if TYPE_CHECKING:
+    from edgedet.target import Target
 
 
 def register(app: typer.Typer) -> None:
@@ -60,11 +65,51 @@ def _head(name: str) -> dict[str, str]:
 
 
 def list_targets(json: Json = None) -> None:
-    """List the devices to export for: what each takes, or why it is refused."""
+    """List the devices to export for: what each takes, or why it is refused, and what is published of it."""
     from edgedet.target import load
 
     targets = [load(name) for name in recipe.names("export")]
-    rows = [
-        (each.name, each.device, ", ".join(each.precisions) or f"refused: {each.refused}", str(each.opset)) for each in targets
-    ]
-    show(table("targets", ("target", "device", "precisions", "opset"), rows), json=json, record=targets)
+    columns = ("target", "device", "memory GB", "precisions", "opset", "INT8", "power modes")
+    devices = table("targets", columns, [_device(each) for each in targets], right=("memory GB", "opset"))
+    columns = ("target", "system", "TensorRT", "Python", "CUDA", "typing", "builder flags for INT8")
+    systems = table("systems: --target TARGET@RELEASE, as in jetson-orin-nano@7.2", columns, list(_systems(targets)))
+    sources = list(dict.fromkeys(ceiling.source for each in targets for ceiling in each.ceilings))
+    columns = ("target", "figure", "value", "at", "kind", "note", "source")
+    ceilings = table("ceilings, measured by nobody here", columns, list(_ceilings(targets, sources)), right=("value",))
+    notes = [f"[{number}] {source}" for number, source in enumerate(sources, 1)]
+    show(devices, systems, ceilings, *notes, json=json, record=[_record(each) for each in targets])
+
+
+def _device(target: Target) -> tuple[str, ...]:
+    scheme = target.int8
+    int8 = f"{scheme.activations} x int8, bias {scheme.bias}, residual {scheme.residual}" if scheme else ""
+    taken = ", ".join(target.precisions) or f"refused: {target.refused}"
+    memory = str(target.memory_gb or "")
+    return (target.name, target.device, memory, taken, str(target.opset), int8, ", ".join(target.power_modes))
+
+
+def _systems(targets: Sequence[Target]) -> Iterator[tuple[str, ...]]:
+    for target in targets:
+        for name, system in target.systems.items():
+            flags = system.build
+            shown = f"{name} (default)" if name == target.system else name
+            typing = f"strong, opset {flags.opset}" if flags.strongly_typed else f"by flags, opset {flags.opset}"
+            said = " ".join((*flags.network, *flags.builder.get("int8", ())))
+            yield target.name, shown, system.tensorrt, system.python, system.cuda, typing, said
+
+
+def _ceilings(targets: Sequence[Target], sources: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Rows whose last column is the place of the source in `sources`, from 1."""
+    for target in targets:
+        for each in target.ceilings:
+            kind = f"{each.kind}: {each.formula}" if each.formula else each.kind
+            source = f"[{sources.index(each.source) + 1}]"
+            yield target.name, each.figure, f"{each.value:g} {each.unit}", each.at, kind, each.note, source
+
+
+def _record(target: Target) -> dict[str, Any]:
+    """A target as plain data, each system with the builder flags of its TensorRT."""
+    record: dict[str, Any] = msgspec.to_builtins(target)
+    for name, system in target.systems.items():
+        record["systems"][name]["build"] = msgspec.to_builtins(system.build)
+    return record

@@ -20,6 +20,18 @@ def test_every_target_is_listed_with_what_it_takes(edgedet, tmp_path):
     assert all(each["name"] in done.out and bool(each["precisions"]) != bool(each["refused"]) for each in listed)
 
 
+def test_targets_come_with_their_systems_builder_flags_and_ceilings(edgedet):
+    done = edgedet("targets", "--json", "-")
+    orin = next(each for each in json.loads(done.out) if each["name"] == "jetson-orin-nano")
+    assert orin["systems"]["JetPack 6.2"]["build"]["builder"]["int8"] == ["FP16", "INT8"]
+    assert orin["systems"]["JetPack 7.2"]["build"]["network"] == ["STRONGLY_TYPED"]
+    assert {"15W", "MAXN_SUPER"} <= set(orin["power_modes"])
+    shown = " ".join(edgedet("targets").out.split())
+    assert all(word in shown for word in ("STRONGLY_TYPED", "MAXN_SUPER", "measured by nobody here", "JetPack 7.2.2"))
+    for ceiling in orin["ceilings"]:
+        assert ceiling["source"].replace(" ", "") in shown.replace(" ", "")
+
+
 def test_every_model_is_listed_with_its_price(edgedet):
     pytest.importorskip("torch")
     from edgedet.models import DETECTORS
