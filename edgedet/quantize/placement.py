@@ -14,7 +14,7 @@ What stays in float is listed with its reason: a stage writes it into the manife
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from onnx import NodeProto
@@ -66,16 +66,16 @@ class Plan:
         return tuple(f"{count} {op} left in float: {reason}" for (op, reason), count in sorted(groups.items()))
 
 
-def place(view: GraphView, scheme: Scheme) -> Plan:
-    """Decide for every node of `view`."""
-    return _Placer(view, scheme).run()
+def place(view: GraphView, scheme: Scheme, keep: Collection[str] = ()) -> Plan:
+    """Decide for every node of `view`; those named in `keep` stay in float, and what depends on them follows."""
+    return _Placer(view, scheme, keep).run()
 
 
 class _Placer:
     """One walk through the graph in order; `in_int8` is the set of tensors whose producer runs in INT8."""
 
-    def __init__(self, view: GraphView, scheme: Scheme) -> None:
-        self.view, self.scheme, self.plan = view, scheme, Plan()
+    def __init__(self, view: GraphView, scheme: Scheme, keep: Collection[str]) -> None:
+        self.view, self.scheme, self.keep, self.plan = view, scheme, keep, Plan()
         self.in_int8: set[str] = set()
         self.gates = gate_nodes(view)
         self.heads = head_nodes(view)
@@ -123,6 +123,8 @@ class _Placer:
             return "last linear layer"
         if node.name in self.gates:
             return "gate that multiplies features"
+        if node.name in self.keep:
+            return "INT8 would cost too much there (mixed precision)"
         weight = self.view.constant(node.input[1])
         if weight is None or self.view.constant(node.input[0]) is not None:
             return "no constant weights (attention core)"

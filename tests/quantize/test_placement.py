@@ -137,3 +137,24 @@ def test_no_shortcut_is_quantized_for_an_addition_behind_a_gate(make_net, tensor
     joined = net.op("Relu", net.op("Add", gated, stem, name="sum"), name="joined")
     plan = place(GraphView(net.finish(net.conv(joined, 16, 16, "after"), 16)), tensorrt)
     assert plan.readers == {"x": {"stem_conv"}, "stem": {"body"}, "joined": {"after_conv"}}
+
+
+def test_a_node_that_is_kept_in_float_takes_its_addition_along(residual_net: onnx.ModelProto, x86: Scheme) -> None:
+    plan = place(GraphView(residual_net), x86, keep={"shortcut"})
+    assert set(plan.weights) == {"stem_conv", "one_conv", "two", "three_conv", "four"}
+    assert left(plan)["shortcut"] == "INT8 would cost too much there (mixed precision)"
+    # The first addition has a float input now, and the second one its result: both stay in float.
+    assert plan.readers["two"] == {"sum"}
+    assert plan.readers["block"] == {"three_conv"}
+    assert "block2" not in plan.tensors
+
+
+def test_nothing_is_quantized_that_was_not_without_anything_kept(
+    residual_net: onnx.ModelProto, x86: Scheme, tensorrt: Scheme
+) -> None:
+    view = GraphView(residual_net)
+    for scheme in (x86, tensorrt):
+        whole = place(view, scheme)
+        for node in whole.weights:
+            assert set(place(view, scheme, keep={node}).tensors) <= set(whole.tensors)
+        assert not place(view, scheme, keep=whole.weights).tensors
