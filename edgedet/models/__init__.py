@@ -18,7 +18,7 @@ from torch import nn
 
 from edgedet.artifact import WEIGHTS, Artifact, DetectorSpec
 from edgedet.errors import ModelError, nearest
-from edgedet.models import cifake, edgenet, npr, ram, structure
+from edgedet.models import cifake, edgenet, lite, npr, ram, structure
 from edgedet.models.pixels import PixelModel
 from edgedet.preprocess import Preprocess
 
@@ -61,6 +61,14 @@ DETECTORS: dict[str, Detector] = {
     "edge32-teacher": Detector(edgenet.edge32_teacher, "edgedet", _SMALL),
     "edge224": Detector(edgenet.edge224, "edgedet", Preprocess(geometry="crop_only", mean=BYTE_MEAN, std=BYTE_STD)),
     "edgenet": Detector(edgenet.edgenet, "edgedet", _SMALL),
+    "efficientnet-lite0": Detector(
+        lite.efficientnet_lite0,
+        "Liu, 2020 (TensorFlow)",
+        # Its own mean is 127: one level further, and the uint8 pixels are the quantized input.
+        Preprocess(geometry="resize_shorter_crop", resize=256, interpolation="bicubic", mean=BYTE_MEAN, std=BYTE_STD),
+        classifier="classifier",
+        reference="efficientnet_lite0",
+    ),
     "npr": Detector(
         npr.npr,
         "Tan et al., CVPR 2024",
@@ -85,7 +93,7 @@ def lookup(name: str) -> Detector:
 
 
 def create(spec: DetectorSpec) -> nn.Module:
-    """A network with fresh (or, with ``pretrained = true``, downloaded) weights: (B, 3, H, W) -> (B, 1) or (B, 2).
+    """A network with fresh (or, where its arguments have `pretrained`, pretrained) weights: (B, 3, H, W) -> (B, 1) or (B, 2).
 
     Raises:
         ModelError: an unknown detector, or arguments that it does not take.

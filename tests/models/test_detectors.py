@@ -15,6 +15,7 @@ PUBLISHED = {
     "resnet50": 23_512_130,
     "ram-net": 24_439_328,
     "npr": 1_437_761,
+    "efficientnet-lite0": 3_372_289,
 }
 
 
