@@ -19,7 +19,8 @@ class TrainingConfig(Config, frozen=True, kw_only=True):
     """The one set of options of the one training loop.
 
     batch_size: images per optimiser step, over all processes; `accumulate` splits a process's share into micro-batches.
-    order: ``shuffle``, or ``fixed-batches``: batches are formed once, later epochs shuffle them and the images inside.
+    order: ``shuffle``; ``fixed-batches``: batches are formed once, later epochs shuffle them and the images inside; ``pairs``:
+        shuffled, with the images of a pair (a photograph and its reconstruction) side by side in one batch.
     label_smoothing: the targets become ``s`` and ``1 - s``. (PyTorch's cross entropy calls this ``2 s`` for two classes.)
     focal_gamma, focal_alpha: Lin et al., ICCV 2017; ``alpha_mode`` scales both classes alike, or fakes by alpha and reals
         by 1 - alpha.
@@ -32,7 +33,7 @@ class TrainingConfig(Config, frozen=True, kw_only=True):
     epochs: Positive = 10
     batch_size: Positive = 128
     accumulate: Positive = 1
-    order: Literal["shuffle", "fixed-batches"] = "shuffle"
+    order: Literal["shuffle", "fixed-batches", "pairs"] = "shuffle"
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: AboveZero = 1e-3
     momentum: Share = 0.9

@@ -104,7 +104,7 @@ class _Run:
         work.mkdir(parents=True, exist_ok=True)
         self.config, self.train, self.val, self.work, self.size, self.group = config, train, val, work, size, group
         self.labels = train.index.labels.astype(np.float32)
-        self.plan = Plan(len(train), config, group.world)
+        self.plan = Plan(len(train), config, group.world, [row.pair for row in train.index.rows])
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.objective = group.synchronised(objective).to(group.device, memory_format=layout)  # type: ignore[call-overload]
         self.module = group.wrap(self.objective)

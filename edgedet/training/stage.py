@@ -156,8 +156,11 @@ def work_folder(out: Path) -> Path:
 
 
 def adjusted(preprocess: Preprocess, changes: Mapping[str, Any], source: str = "preprocess") -> Preprocess:
-    """`preprocess` with some keys changed, validated as a recipe is."""
-    return convert({**msgspec.to_builtins(preprocess), **changes}, Preprocess, source=source)
+    """`preprocess` with some keys changed, validated as a recipe is; a new geometry does not keep the other's `resize`."""
+    kept = msgspec.to_builtins(preprocess)
+    if changes.get("geometry", kept["geometry"]) != kept["geometry"]:
+        kept.pop("resize")
+    return convert({**kept, **changes}, Preprocess, source=source)
 
 
 def with_margin(preprocess: Preprocess, margin: int) -> Preprocess:

@@ -6,8 +6,8 @@ from edgedet.training.batches import Plan
 from edgedet.training.config import TrainingConfig
 
 
-def plan(count=50, world=1, **config) -> Plan:
-    return Plan(count, TrainingConfig(**{"batch_size": 8, **config}), world)
+def plan(count=50, world=1, pairs=(), **config) -> Plan:
+    return Plan(count, TrainingConfig(**{"batch_size": 8, **config}), world, pairs)
 
 
 @pytest.mark.parametrize("order", ["shuffle", "fixed-batches"])
@@ -56,6 +56,37 @@ def test_the_seed_decides_the_order():
     first = plan(seed=1).epoch(0)[0].positions
     np.testing.assert_array_equal(first, plan(seed=1).epoch(0)[0].positions)
     assert not np.array_equal(first, plan(seed=2).epoch(0)[0].positions)
+
+
+PAIRS = [f"{number // 2}" for number in range(50)]
+
+
+def test_pairs_stay_in_one_batch_and_each_epoch_has_its_order():
+    of = plan(order="pairs", accumulate=2, pairs=PAIRS)
+    epochs = [np.concatenate([batch.positions for batch in of.epoch(epoch)]) for epoch in range(2)]
+    for batch in (*of.epoch(0), *of.epoch(1)):
+        assert np.unique(batch.positions // 2, return_counts=True)[1].tolist() == [2, 2]
+    assert len(set(epochs[0].tolist())) == 48
+    assert not np.array_equal(epochs[0], epochs[1])
+
+
+def test_images_without_a_partner_are_among_the_pairs_and_none_is_lost():
+    pairs = ["", "a", "b", "", "b", "c", "c", "a", "c", "d", "e", "e"]
+    of = plan(count=12, order="pairs", batch_size=12, pairs=pairs)
+    for epoch in range(20):
+        (batch,) = of.epoch(epoch)
+        assert sorted(batch.positions.tolist()) == list(range(12))
+        couples = {frozenset(couple) for couple in batch.positions.reshape(-1, 2).tolist()}
+        assert {frozenset({1, 7}), frozenset({2, 4}), frozenset({5, 6}), frozenset({10, 11})} <= couples
+
+
+def test_the_order_pairs_needs_pairs_and_even_batches():
+    with pytest.raises(TrainingError, match=r"no two training images have the same `pair`.*training\.order=shuffle"):
+        plan(order="pairs", pairs=[f"{number}" for number in range(50)])
+    with pytest.raises(TrainingError, match=r"no two training images"):
+        plan(order="pairs", pairs=[""] * 50)
+    with pytest.raises(TrainingError, match="3 images a forward pass would cut them: make it even"):
+        plan(order="pairs", batch_size=6, accumulate=2, pairs=PAIRS)
 
 
 def test_what_cannot_be_split_is_refused_with_a_number_that_can():

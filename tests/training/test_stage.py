@@ -77,6 +77,12 @@ def test_preprocessing_is_changed_key_by_key_and_checked():
         stage.adjusted(Preprocess(), {"hieght": 8})
 
 
+def test_another_geometry_does_not_keep_the_length_that_the_first_resized_to():
+    published = Preprocess(geometry="resize_shorter_crop", resize=256)
+    assert stage.adjusted(published, {"geometry": "crop_only"}).resize is None
+    assert stage.adjusted(published, {"height": 128}).resize == 256
+
+
 @pytest.mark.parametrize(
     "preprocess",
     [
