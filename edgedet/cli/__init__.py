@@ -16,7 +16,7 @@ import typer
 
 from edgedet import __version__
 from edgedet.cli import catalogue, check, data, make, measure, use
-from edgedet.cli.common import warn
+from edgedet.cli.common import leads, warn
 from edgedet.errors import EdgedetError
 
 INTERRUPTED = 130
@@ -107,7 +107,7 @@ def _log_to_stderr() -> None:
     log = logging.getLogger("edgedet")
     if not any(isinstance(handler, _Lines) for handler in log.handlers):
         log.addHandler(_Lines())
-        log.setLevel(logging.INFO)
+        log.setLevel(logging.INFO if leads() else logging.ERROR)
 
 
 def _flush() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,8 +33,15 @@ GateFile = Annotated[Path | None, typer.Option("--gate", metavar="FILE", help="G
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads in the runtime; all cores when left out.")]
 
 
+def leads() -> bool:
+    """Whether this process speaks for the command: alone, or the first of those that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def show(*renderables: RenderableType, json: str | None = None, record: Any = None) -> None:
-    """Print for people, unless the JSON goes to stdout; write `record` where `json` says."""
+    """Print for people, unless the JSON goes to stdout; write `record` where `json` says; torchrun's followers are silent."""
+    if not leads():
+        return
     if json != "-":
         console = Console()
         for renderable in renderables:
@@ -111,7 +119,7 @@ def gates_of(path: Path) -> tuple[Gate, ...]:
 
 
 def report_stage(artifact: Artifact, json: str | None) -> None:
-    """What a stage made: its figures, its gates, its notes; a failed gate is raised at the end.
+    """What a stage made: its figures, its gates, its notes; a failed gate is raised at the end, by the leading process.
 
     Raises:
         GateFailed: the artifact is there, but does not hold its gates.
@@ -124,7 +132,8 @@ def report_stage(artifact: Artifact, json: str | None) -> None:
     shown += [f"gate: {gate['text']}" for gate in metrics.get("gates", ())]
     shown += [f"note: {note}" for note in artifact.manifest.notes]
     show(*shown, json=json, record={"path": str(artifact.path), "digest": artifact.digest, "manifest": artifact.manifest})
-    require_gates(artifact)
+    if leads():  # when another process fails first, torchrun ends this one before its table is out
+        require_gates(artifact)
 
 
 def _figures(metrics: dict[str, Any]) -> list[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -37,7 +36,7 @@ def train(
     from edgedet.training.stage import TrainRecipe, run
 
     config = _recipe("train", name, TrainRecipe, overrides)
-    _finished(run(config, None, data_of(data), out, resume=resume), json)
+    report_stage(run(config, None, data_of(data), out, resume=resume), json)
 
 
 def distill(
@@ -54,7 +53,7 @@ def distill(
     from edgedet.compress.distill import DistillRecipe, run
 
     config = _recipe("distill", name, DistillRecipe, overrides)
-    _finished(run(config, Artifact.load(teacher), data_of(data), out, resume=resume), json)
+    report_stage(run(config, Artifact.load(teacher), data_of(data), out, resume=resume), json)
 
 
 def prune(
@@ -76,7 +75,7 @@ def prune(
     guide = Artifact.load(teacher) if teacher else None
     cost = latency if config.cost == "latency" else None
     made = run(config, Artifact.load(parent), data_of(data), out, teacher=guide, cost=cost, resume=resume)
-    _finished(made, json)
+    report_stage(made, json)
 
 
 def export(
@@ -100,7 +99,7 @@ def export(
     from edgedet.export.stage import ExportConfig, run
 
     config = ExportConfig(target=target, precision=precision, gates=gates)
-    _finished(run(config, Artifact.load(artifact), index, out), json)
+    report_stage(run(config, Artifact.load(artifact), index, out), json)
 
 
 def _recipe(command: str, name: str, into: type[C], overrides: Sequence[str] | None) -> C:
@@ -117,9 +116,3 @@ def _precision(*, int8: bool, fp16: bool, fp32: bool) -> Precision:
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)} exclude each other: give one")
     return asked[0] if asked else "fp32"
-
-
-def _finished(artifact: Artifact, json: str | None) -> None:
-    """Report, unless this is one of torchrun's followers: only the leading process writes an artifact."""
-    if os.environ.get("RANK", "0") == "0":
-        report_stage(artifact, json)

@@ -1,5 +1,6 @@
 """What holds for every command: help, exit codes, one line for an error, silence when nobody reads."""
 
+import json
 import os
 import re
 import shutil
@@ -8,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from command import COMMAND, assert_one_line, environment, run
+from command import COMMAND, SHORT, assert_one_line, environment, run
 
 COMMANDS = (
     "models", "recipes", "targets", "data scan", "data simulate",
@@ -121,3 +122,29 @@ def test_ctrl_c_is_exit_code_130_and_one_line(demo, tmp_path):
     assert b"Traceback" not in seen
     assert not out
     assert not (tmp_path / "index.csv").exists()
+
+
+def test_of_the_processes_of_torchrun_only_the_first_speaks(edgedet, demo, monkeypatch, tmp_path):
+    request = ("eval", demo.int8, "--data", demo.data, "--json", tmp_path / "said.json")
+    monkeypatch.setenv("RANK", "1")
+    follower = edgedet(*request)
+    assert (follower.code, follower.out, follower.err) == (0, "", "")
+    assert not (tmp_path / "said.json").exists()
+    monkeypatch.setenv("RANK", "0")
+    assert "bootstrap intervals" in edgedet(*request).out
+    assert (tmp_path / "said.json").exists()
+
+
+@pytest.mark.slow
+def test_a_gate_that_fails_under_torchrun_is_told_once(demo, tmp_path):
+    gates = 'gates=[{metric="balanced_accuracy", against="absolute", min_value=1.0}]'
+    training = [*SHORT, "training.epochs=1", "detector.arguments.width=16", gates]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "edgedet"]
+    stage = ["train", "demo-teacher", *training, "--data", demo.data]
+    places = ["--out", tmp_path / "a", "--json", tmp_path / "a.json"]
+    command = [*launcher, *stage, *places]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(demo.root / "cache"), timeout=600)
+    assert done.returncode != 0
+    assert done.stdout.count("gate: balanced_accuracy >= 1") == 1
+    assert done.stderr.count("of its gates failed") == 1
+    assert json.loads((tmp_path / "a.json").read_text())["manifest"]["stage"] == "train"
