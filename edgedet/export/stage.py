@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import onnx
 
 from edgedet import artifact as artifacts
@@ -23,25 +20,28 @@ from edgedet.evaluate.assess import assess, carry_over
 from edgedet.export import compile as compiler
 from edgedet.export import parity
 from edgedet.export.parity import Logits, Parity, ParityGate
-from edgedet.preprocess import Pixels, Preprocess
+from edgedet.preprocess import Pixels
 from edgedet.quantize.model import Quantized, quantize
 from edgedet.quantize.ranges import Method
-from edgedet.quantize.sample import ranges_images
+from edgedet.quantize.sample import take_sample
+from edgedet.quantize.search import QuantizeOptions
+from edgedet.quantize.sensitivity import MixedGate
 from edgedet.recipe import Config
 from edgedet.runtime.base import LOGIT, Options
 from edgedet.runtime.onnxruntime import OnnxRuntime
 from edgedet.target import Precision, Target
 
 MODEL = "model.onnx"
-_PIXELS_A_BATCH = 64 * 32 * 32
-"""Range-finding holds every activation of a batch: at 224 pixels one image, at 32 pixels 64."""
+_FEW = 128
+"""Images that biases are corrected on, which takes a pass for each layer."""
 
 
 class ExportConfig(Config, frozen=True, kw_only=True):
     """What to make of a checkpoint.
 
-    ranges: how INT8 ranges are picked; `images` of the ranges split are looked at.
-    percentile: the share of the values, in percent, that the method ``percentile`` keeps.
+    ranges, percentile, bias_correction, mixed: of INT8, see `edgedet.quantize.search.QuantizeOptions`.
+    images: of the ranges split that INT8 ranges are found on.
+    held_out: more of them, on which nothing is found, to decide by where something is to be tried.
     opset: of the graph; None is the target's.
     parity: limits on the golden inputs; None is the precision's, `edgedet.export.parity.GATES`.
     gates: instead of those that the parent hands down.
@@ -49,9 +49,12 @@ class ExportConfig(Config, frozen=True, kw_only=True):
 
     precision: Precision = "fp32"
     target: str = "host"
-    ranges: Method = "mse"
+    ranges: Method | Literal["auto"] = "mse"
     percentile: Annotated[float, msgspec.Meta(gt=50, le=100)] = 99.99
+    bias_correction: bool | Literal["auto"] = False
+    mixed: MixedGate | None = None
     images: Annotated[int, msgspec.Meta(ge=1)] = 512
+    held_out: Annotated[int, msgspec.Meta(ge=1)] = 256
     opset: int | None = None
     parity: ParityGate | None = None
     gates: tuple[Gate, ...] | None = None
@@ -93,7 +96,7 @@ def run(
     with artifacts.writing(out) as draft:
         onnx.save(model, draft.path / MODEL)
         Golden(golden.images, golden.pixels, source.parent_logits, measured.logits).save(draft.path / GOLDEN)
-        draft.manifest = _manifest(config, target, parent, model, measured, quantized.notes if quantized else ())
+        draft.manifest = _manifest(config, target, parent, model, measured, quantized)
         draft.manifest = _with_evidence(draft.manifest, draft.path / MODEL, target, quantized)
         if data is not None and assessed:
             draft.manifest = assess(draft, data, parent=parent)
@@ -175,30 +178,21 @@ def _quantized(
 ) -> Quantized:
     if data is None:
         raise DataError("INT8 ranges are found on real images: give --data, a data set with a ranges split")
-    images = ranges_images(data, config.images, seed=config.seed)
-    preprocess = parent.manifest.preprocess
-
-    def batches() -> Iterable[npt.NDArray[np.uint8]]:
-        return pixel_batches(images, preprocess)
-
-    return quantize(model, target, batches, method=config.ranges, percentile=config.percentile)
-
-
-def pixel_batches(images: Index, preprocess: Preprocess) -> Iterator[npt.NDArray[np.uint8]]:
-    """The pixels of `images`, uint8 (B, H, W, 3), in batches of one size; each is decoded when it is asked for."""
-    batch: list[Pixels] = []
-    for position in range(len(images)):
-        pixels = preprocess(images.read(position))
-        if batch and (pixels.shape != batch[0].shape or (len(batch) + 1) * pixels.shape[0] * pixels.shape[1] > _PIXELS_A_BATCH):
-            yield np.stack(batch)
-            batch = []
-        batch.append(pixels)
-    if batch:
-        yield np.stack(batch)
+    options = QuantizeOptions(
+        ranges=config.ranges, percentile=config.percentile, bias_correction=config.bias_correction, mixed=config.mixed
+    )
+    held_out = config.held_out if options.judges else 0
+    sample = take_sample(data, config.images, few=_FEW, held_out=held_out, seed=config.seed)
+    return quantize(model, target, sample.images(parent.manifest.preprocess, parent.manifest.calibration.verdict), options)
 
 
 def _manifest(
-    config: ExportConfig, target: Target, parent: Artifact, model: onnx.ModelProto, measured: Parity, notes: tuple[str, ...]
+    config: ExportConfig,
+    target: Target,
+    parent: Artifact,
+    model: onnx.ModelProto,
+    measured: Parity,
+    quantized: Quantized | None,
 ) -> Manifest:
     before = parent.manifest
     return Manifest(
@@ -210,8 +204,8 @@ def _manifest(
         labels=before.labels,
         calibration=before.calibration,
         gates=before.gates if config.gates is None else config.gates,
-        metrics={"parity": measured.figures},
-        notes=notes,
+        metrics={"parity": measured.figures, **({"quantization": quantized.figures} if quantized else {})},
+        notes=quantized.notes if quantized else (),
         seed=config.seed,
         config=msgspec.to_builtins(config),
         lineage=parent.lineage_for_child(),

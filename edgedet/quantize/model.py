@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 import onnx
 
+from edgedet.artifact import Figures
 from edgedet.errors import QuantizeError
 from edgedet.quantize import fused, qdq
-from edgedet.quantize.graph import Array, GraphView, name_nodes
-from edgedet.quantize.placement import Plan, place
-from edgedet.quantize.ranges import Batches, Method, find_ranges
+from edgedet.quantize.draft import Draft
+from edgedet.quantize.graph import Array
+from edgedet.quantize.placement import Plan
+from edgedet.quantize.ranges import Batches, Histogram, observe
+from edgedet.quantize.ranges.cache import observe_once
+from edgedet.quantize.sample import Images
+from edgedet.quantize.search import QuantizeOptions, Search
 from edgedet.target import Target, has_vnni
 
 
@@ -22,6 +27,7 @@ class Quantized:
     convolutions: the names of the nodes that are meant to run on INT8 kernels.
     floats: tensor that stands for a rounded weight or bias -> its values before rounding.
     weight_bits: of the integers that weights are rounded to.
+    figures: what was tried and decided, for a manifest.
     """
 
     model: onnx.ModelProto
@@ -29,34 +35,45 @@ class Quantized:
     convolutions: tuple[str, ...]
     floats: Mapping[str, Array]
     weight_bits: int
+    figures: Figures
 
 
 def quantize(
-    model: onnx.ModelProto, target: Target, batches: Batches, *, method: Method = "mse", percentile: float = 99.99
+    model: onnx.ModelProto, target: Target, images: Images | Batches, options: QuantizeOptions = QuantizeOptions()
 ) -> Quantized:
-    """`model` in INT8 for `target`; the ranges are found on `batches`, real images as the preprocessing leaves them.
+    """`model` in INT8 for `target`.
+
+    images: real images as the preprocessing leaves them; their batches are enough where nothing is decided by trying.
 
     Raises:
-        QuantizeError: the target has no INT8, nothing in the graph can be quantized, or a tensor is not finite.
+        QuantizeError: the target has no INT8, nothing in the graph can be quantized, a tensor is not finite, something is to be
+            tried and no images are held out, or the gate of `options.mixed` holds with no layer in INT8.
     """
     if target.int8 is None:
         raise QuantizeError(f"{target.name} has no INT8 scheme: its precisions are {', '.join(target.precisions)}")
-    named = onnx.ModelProto()
-    named.CopyFrom(model)
-    name_nodes(named)
-    plan = place(GraphView(named), target.int8)
-    if not plan.weights:
-        raise QuantizeError("nothing to quantize in this graph: " + ("; ".join(plan.notes()) or "it has no convolution"))
-    found = find_ranges(
-        named, plan.observed, batches, method=method, symmetric=target.int8.symmetric, percentile=percentile
-    )
+    given = images if isinstance(images, Images) else Images(images)
     bits, said = _weight_bits(target)
-    written = qdq.write(named, plan, found, target.int8, weight_bits=bits)
+    whole = Draft.of(model, target.int8, bits)
+    search = Search(whole, target, given, options)
+    draft = search.run(_observed(whole, given))
+    written = draft.write()
     onnx.checker.check_model(written, full_check=True)
+    plan = draft.plan
     pixels = ("the first convolution reads the uint8 pixels: no float pass over the image",) if plan.pixels else ()
-    notes = (*plan.notes(), *pixels, *said, *_kernels(written, target, len(plan.weights)))
-    convolutions = tuple(node.name for node in written.graph.node if _quantized_convolution(node, plan))
-    return Quantized(written, notes, convolutions, qdq.unrounded(named, plan), bits)
+    return Quantized(
+        model=written,
+        notes=(*plan.notes(), *pixels, *search.notes, *said, *_kernels(written, target, len(plan.weights))),
+        convolutions=tuple(node.name for node in written.graph.node if _quantized_convolution(node, plan)),
+        floats=qdq.unrounded(draft.model, plan),
+        weight_bits=bits,
+        figures=search.figures,
+    )
+
+
+def _observed(draft: Draft, images: Images) -> dict[str, Histogram]:
+    if images.key:
+        return observe_once(draft.model, draft.plan.observed, images.ranges, images.key)
+    return observe(draft.model, draft.plan.observed, images.ranges)
 
 
 def _quantized_convolution(node: onnx.NodeProto, plan: Plan) -> bool:
