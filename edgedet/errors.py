@@ -18,6 +18,7 @@
     ├── QuantizeError            a graph cannot be quantized as asked
     ├── ExportError              a graph does not come out as promised
     │   └── ParityError          child and parent disagree by more than the gate allows
+    ├── DeployError              a device cannot be reached, or does not take a bundle
     ├── BenchError               a benchmark cannot be run as asked, or figures kept on file are not valid
     └── RuntimeUnavailable       this machine cannot run the artifact
 
@@ -98,6 +99,10 @@ class ExportError(EdgedetError):
 
 class ParityError(ExportError):
     """Child and parent disagree on the golden inputs by more than the gate allows."""
+
+
+class DeployError(EdgedetError):
+    """A device cannot be reached, or does not take a bundle."""
 
 
 class BenchError(EdgedetError):

@@ -47,8 +47,10 @@ main() {
     [ "$runtime" != tensorrt ] || require_tensorrt "$python"
     [ -z "$check" ] || return 0
     install
-    [ -z "$proof" ] || "$goal/edgedet" self-test "$goal" --runtime "$runtime" "$@" ||
-        die "the self-test of $goal failed: $dir/current is left as it was"
+    if [ -n "$proof" ]; then
+        say "testing $name; $dir/current stays as it is until it has passed"
+        "$goal/edgedet" self-test "$goal" --runtime "$runtime" "$@" || exit
+    fi
     "$python" -c 'import os, sys; os.symlink(sys.argv[1], sys.argv[2]); os.replace(sys.argv[2], sys.argv[3])' \
         "$name" "$dir/.current-$$" "$dir/current"
     say "$dir/current is $name"
@@ -135,7 +137,7 @@ PYTHON
 # A virtual environment that sees the device's TensorRT, with edgedet and what it needs.
 environment() {
     say "making a virtual environment"
-    "$python" -m venv --system-site-packages "$1/venv" >&2 || die "$python cannot make a virtual environment"
+    "$python" -m venv --system-site-packages "$1/venv" >/dev/null || die "$python cannot make a virtual environment"
     set -- "$1" "$1/venv/bin/python"
     [ "$runtime" != tensorrt ] || require_tensorrt "$2"
     set -- "$@" -r "$1/edgedet-bundle/requirements.txt"
@@ -143,10 +145,12 @@ environment() {
     [ "$offline" = online ] || set -- "$@" --no-index --find-links "$1/edgedet-bundle/wheels"
     where=$1 made=$2
     shift 2
-    "$made" -m pip install --quiet --disable-pip-version-check "$@" >&2 ||
-        die "what edgedet needs cannot be installed: see above; a bundle made with --wheels brings it along"
+    said=$where/pip.log
+    "$made" -m pip install --quiet --disable-pip-version-check "$@" >"$said" 2>&1 ||
+        die "what edgedet needs cannot be installed ($(tail -n 1 "$said")): a bundle made with --wheels brings it along"
     "$made" -m pip install --quiet --disable-pip-version-check --no-index --no-deps \
-        "$where"/edgedet-bundle/wheels/edgedet-*.whl >&2 || die "the wheel of edgedet cannot be installed: see above"
+        "$where"/edgedet-bundle/wheels/edgedet-*.whl >"$said" 2>&1 || die "edgedet cannot be installed ($(tail -n 1 "$said"))"
+    rm "$said"
     # They name the folder that is renamed; the launcher stands in for them.
     find "$where/venv/bin" -type f -exec rm -f {} +
     cat >"$where/edgedet" <<'LAUNCHER'
