@@ -187,24 +187,26 @@ def _sampled(source: Source, seconds: float, work: Callable[[], object]) -> tupl
     stop = threading.Event()
     reader = threading.Thread(target=lambda: samples.extend(source.stream(stop)), daemon=True)
     reader.start()
-    _repeat(work, _SETTLE)
-    before, start = len(samples), time.monotonic()
-    calls = _repeat(work, seconds)
-    took = time.monotonic() - start
+    _repeat(work, lambda took: took >= _SETTLE)
+    before = len(samples)
+    rate = _repeat(work, lambda took: took >= seconds and (len(samples) > before or took >= seconds + _PATIENCE))
     stop.set()
     reader.join(_PATIENCE)
     kept = [sample for sample in samples[before:] if sample]
     if not kept:
         raise BenchError(f"{source.name} gave no power rails in {seconds:g} seconds: run it by hand and see what it says")
-    return kept, calls / took
+    return kept, rate
 
 
-def _repeat(work: Callable[[], object], seconds: float) -> int:
-    calls, end = 0, time.monotonic() + seconds
-    while time.monotonic() < end:
+def _repeat(work: Callable[[], object], enough: Callable[[float], bool]) -> float:
+    """Call `work` until `enough` holds of the seconds that it took; the calls a second."""
+    calls, start = 0, time.monotonic()
+    while True:
         work()
         calls += 1
-    return calls
+        took = time.monotonic() - start
+        if enough(took):
+            return calls / took
 
 
 def _mean(samples: Sequence[Rails], rails: Sequence[str]) -> float:
