@@ -37,10 +37,12 @@ def run(config: DistillRecipe, parent: Artifact, data: Index, out: Path, *, resu
 
     Raises:
         ArtifactError: `out` exists, or the teacher is no checkpoint.
-        TrainingError: the augmentation has views that the teacher was not asked about.
+        TrainingError: the augmentation has views that the teacher was not asked about, or an unfinished run lies beside `out`
+            and `resume` is not set.
         Interrupted: stopped by a signal; `resume` goes on.
     """
     artifacts.check_free(out)
+    stage.check_unfinished(out, resume=resume)
     parent.require("checkpoint")
     require_flips_only(config.training)
     preprocess = stage.adjusted(models.lookup(config.detector.name).preprocess, config.preprocess)

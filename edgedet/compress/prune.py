@@ -6,7 +6,6 @@ between them, the targets, the widths that INT8 kernels want, and a structure th
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,18 +82,18 @@ def run(
         NothingToPrune: every group is protected; the message lists them and why.
         ArtifactError: `out` exists, or the parent is no checkpoint.
         RecipeError: ``cost = "latency"`` without `cost`.
+        TrainingError: an unfinished run lies beside `out`, and `resume` is not set.
         Interrupted: stopped by a signal; `resume` goes on.
     """
     artifacts.check_free(out)
+    stage.check_unfinished(out, resume=resume)
     parent.require("checkpoint")
     require_flips_only(config.training)
     if config.cost == "latency" and cost is None:
         raise RecipeError("`cost = \"latency\"` needs the function that measures it: give `cost`, or prune by MACs")
     model = models.build(parent)
-    work = stage.work_folder(out)
     with group() as processes:
-        if not resume and processes.leads:
-            shutil.rmtree(work, ignore_errors=True)
+        work = stage.begin(out, processes, resume=resume)
         job = _Job(
             config=config,
             name=parent.manifest.detector.name,

@@ -20,12 +20,13 @@ from edgedet.artifact import GOLDEN, WEIGHTS, Artifact, DetectorSpec, Gate, Gold
 from edgedet.data.dataset import ImageSet, open_set
 from edgedet.data.index import Index
 from edgedet.data.simulate import golden_images
+from edgedet.errors import TrainingError
 from edgedet.evaluate.assess import assess
 from edgedet.models import structure
 from edgedet.models.pixels import PixelModel
 from edgedet.preprocess import Preprocess
 from edgedet.recipe import Config, convert
-from edgedet.training import journal
+from edgedet.training import checkpoint, journal
 from edgedet.training.config import TrainingConfig
 from edgedet.training.distributed import Group, group
 from edgedet.training.loop import FitResult, fit
@@ -71,10 +72,12 @@ def run(config: TrainRecipe, parent: None, data: Index, out: Path, *, resume: bo
     Raises:
         ArtifactError: `out` exists.
         DataError: a split is missing.
+        TrainingError: an unfinished run lies beside `out`, and `resume` is not set.
         Interrupted: stopped by a signal; `resume` goes on.
     """
     del parent  # the first of its line
     artifacts.check_free(out)
+    check_unfinished(out, resume=resume)
     preprocess = adjusted(models.lookup(config.detector.name).preprocess, config.preprocess)
     torch.manual_seed(config.training.seed)
     model = PixelModel(models.create(config.detector), preprocess)
@@ -134,15 +137,43 @@ def _manifest(config: TrainRecipe, preprocess: Preprocess) -> Manifest:
 def train(
     objective: Objective, config: TrainingConfig, sets: Sets, out: Path, processes: Group, *, resume: bool, title: str = "train"
 ) -> FitResult:
-    """:func:`edgedet.training.loop.fit` in the work folder of `out`; a stale one is cleared unless resuming."""
-    work = work_folder(out)
-    if not resume and processes.leads:
-        shutil.rmtree(work, ignore_errors=True)
-    processes.barrier()
+    """:func:`edgedet.training.loop.fit` in the work folder of `out`.
+
+    Raises:
+        TrainingError: an unfinished run lies there, and `resume` is not set.
+    """
+    work = begin(out, processes, resume=resume)
     size = sets.val.gather(np.array([0])).shape[1:3]
     return fit(
         objective, config, sets.train, sets.val, work, size=(size[0], size[1]), group=processes, resume=resume, title=title
     )
+
+
+def check_unfinished(out: Path, *, resume: bool) -> None:
+    """Refuse to throw away hours of somebody's training, before the work starts.
+
+    Raises:
+        TrainingError: an unfinished run lies beside `out`, and `resume` is not set.
+    """
+    work = work_folder(out)
+    if not resume and any(work.rglob(checkpoint.STATE)):
+        raise TrainingError(
+            f"{work}: holds an unfinished run: add --resume to go on with it, or remove that folder to start anew"
+        )
+
+
+def begin(out: Path, processes: Group, *, resume: bool) -> Path:
+    """The work folder of `out`; what a run left there that never saved its state is cleared.
+
+    Raises:
+        TrainingError: as :func:`check_unfinished`.
+    """
+    check_unfinished(out, resume=resume)
+    work = work_folder(out)
+    if not resume and processes.leads:
+        shutil.rmtree(work, ignore_errors=True)
+    processes.barrier()
+    return work
 
 
 def open_sets(data: Index, preprocess: Preprocess, config: TrainingConfig, processes: Group) -> Sets:

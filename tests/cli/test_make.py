@@ -104,6 +104,9 @@ def test_an_interrupted_run_says_so_and_is_finished_by_resume(demo, tmp_path):
     assert "Traceback" not in err
     assert not said
     assert not out.exists()
+    anew = run(*arguments, cache=demo.root / "cache")
+    assert anew.returncode == 1
+    assert_one_line(anew.stderr, ".teacher.work: holds an unfinished run", "add --resume", "remove that folder to start anew")
     resumed = run(*arguments, "--resume", cache=demo.root / "cache")
     assert resumed.returncode == 0, resumed.stderr
     epochs = [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines() if '"validation"' in line]

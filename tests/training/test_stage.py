@@ -8,16 +8,17 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from tiny_training import RECIPE, SIDE, train_stage, write_images
+from tiny_training import EXACT, RECIPE, SIDE, run, train_stage, write_images
 
 from edgedet import models
 from edgedet.artifact import Artifact, Gate
 from edgedet.data.augment import Augment
 from edgedet.data.index import Index
-from edgedet.errors import ArtifactError, DataError, GateFailed, RecipeError
+from edgedet.errors import ArtifactError, DataError, GateFailed, RecipeError, TrainingError
 from edgedet.evaluate.assess import VALIDATION, require_gates
 from edgedet.preprocess import Preprocess
 from edgedet.training import journal, stage
+from edgedet.training.distributed import Group
 
 SCRIPT = Path(__file__).parents[1] / "tiny_training.py"
 
@@ -53,6 +54,27 @@ def test_a_stage_refuses_to_write_over_something(data, tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(ArtifactError, match="exists already"):
         train_stage(data, tmp_path / "a")
+
+
+def test_an_unfinished_run_is_not_thrown_away(data, tmp_path):
+    work = stage.work_folder(tmp_path / "a")
+    run(work, EXACT)
+    before = (work / "state.pt").read_bytes()
+    for again in (lambda: train_stage(data, tmp_path / "a"), lambda: stage.begin(tmp_path / "a", Group(), resume=False)):
+        with pytest.raises(TrainingError, match=r"\.a\.work: holds an unfinished run: add --resume .*, or remove that folder"):
+            again()
+    assert (work / "state.pt").read_bytes() == before
+    assert stage.begin(tmp_path / "a", Group(), resume=True) == work
+
+
+def test_what_a_run_left_that_never_saved_its_state_is_cleared(tmp_path):
+    work = stage.work_folder(tmp_path / "a")
+    work.mkdir()
+    (work / journal.METRICS).write_text('{"step": 3}\n')
+    assert stage.begin(tmp_path / "a", Group(), resume=True) == work
+    assert (work / journal.METRICS).exists()
+    stage.begin(tmp_path / "a", Group(), resume=False)
+    assert not work.exists()
 
 
 def test_a_data_set_without_validation_images_is_refused(tmp_path):
