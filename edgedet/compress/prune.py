@@ -29,7 +29,7 @@ from edgedet.models import structure
 from edgedet.models.blocks import SpatialGate, StyleRecalibration
 from edgedet.models.pixels import PixelModel
 from edgedet.recipe import Config
-from edgedet.training import stage
+from edgedet.training import checkpoint, stage
 from edgedet.training.config import TrainingConfig
 from edgedet.training.distributed import Group, group
 
@@ -101,6 +101,7 @@ def run(
             measure=cost or macs,
             answers=processes.leader_first(lambda: ask(teacher or parent, data.split("train"), amp=config.training.amp)),
             sets=stage.open_sets(data, model.preprocess, config.training, processes),
+            parent=parent.digest,
             work=work,
             processes=processes,
             resume=resume,
@@ -188,6 +189,13 @@ def remove(
         )
 
 
+class _Kept(msgspec.Struct):
+    """Of the weights beside it: their widths, and the settings that pruned them."""
+
+    widths: structure.Structure = {}
+    settings: str = ""
+
+
 @dataclass(frozen=True)
 class _Job:
     """What stays the same over the steps of one pruning."""
@@ -198,16 +206,28 @@ class _Job:
     measure: Cost
     answers: Answers
     sets: stage.Sets
+    parent: str
     work: Path
     processes: Group
     resume: bool
 
+    @property
+    def settings(self) -> str:
+        """What decides what is pruned: an interrupted run is taken up only where it is the same."""
+        return f"{self.config!r} {self.parent} {self.answers.key}"
+
     def prune(self, model: PixelModel, target: float, step: int) -> None:
-        """Prune to `target`, or take up what an interrupted run had pruned at this step."""
+        """Prune to `target`, or take up what an interrupted run had pruned at this step.
+
+        Raises:
+            TrainingError: that run had other settings, another parent or other data.
+        """
         kept = self.work / f"pruned{step + 1}.safetensors"
         if self.resume and kept.is_file():
-            widths = msgspec.json.decode(kept.with_suffix(".json").read_bytes(), type=structure.Structure)
-            structure.apply(model.net, widths)
+            before = msgspec.json.decode(kept.with_suffix(".json").read_bytes(), type=_Kept)
+            if before.settings != self.settings:
+                raise checkpoint.other_run(self.work)
+            structure.apply(model.net, before.widths)
             model.net.load_state_dict(load_file(kept))
             self.processes.barrier()
             return
@@ -222,7 +242,7 @@ class _Job:
     def keep(self, model: PixelModel, path: Path) -> None:
         """Structure first, then the weights in one step: where there are weights, both are whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".json").write_bytes(msgspec.json.encode(structure.describe(model.net)))
+        path.with_suffix(".json").write_bytes(msgspec.json.encode(_Kept(structure.describe(model.net), self.settings)))
         temporary = path.with_suffix(".partial")
         stage.save_state(model, temporary)
         temporary.replace(path)

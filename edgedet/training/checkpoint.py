@@ -48,3 +48,11 @@ def load(work: Path) -> dict[str, Any] | None:
     if not isinstance(state, dict) or "config" not in state:
         raise TrainingError(f"{path}: is not the state of a run; remove {work} and train from the start")
     return state
+
+
+def other_run(work: Path) -> TrainingError:
+    """What to say when the state in `work` is not that of the run that is asked for."""
+    return TrainingError(
+        f"{work}: holds a run with other settings, another network or other data; give the same ones to resume it, "
+        "or remove the folder to start anew"
+    )

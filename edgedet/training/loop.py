@@ -264,16 +264,12 @@ class _Run:
         state = checkpoint.load(self.work)
         if state is None:
             return
-        other = TrainingError(
-            f"{self.work}: holds a run with other settings, another network or other data; give the same ones to resume it, "
-            "or remove the folder to start anew"
-        )
         if state["config"] != self.fingerprint():
-            raise other
+            raise checkpoint.other_run(self.work)
         try:
             self.objective.load_state_dict(state["objective"])
         except RuntimeError as error:
-            raise other from error
+            raise checkpoint.other_run(self.work) from error
         self.step, self.history = state["step"], state["history"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

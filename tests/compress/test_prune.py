@@ -9,7 +9,7 @@ from edgedet import models
 from edgedet.artifact import Artifact, DetectorSpec
 from edgedet.compress import prune
 from edgedet.compress.prune import PruneRecipe, protected_layers, remove
-from edgedet.errors import NothingToPrune, RecipeError
+from edgedet.errors import NothingToPrune, RecipeError, TrainingError
 from edgedet.models import structure
 from edgedet.models.blocks import StyleRecalibration
 from edgedet.models.pixels import PixelModel
@@ -67,6 +67,8 @@ def test_a_pruning_stopped_between_steps_goes_on_where_it_was(pruned, teacher, d
         prune.run(RECIPE, teacher, data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(stage, "train", taught)
+    with pytest.raises(TrainingError, match="holds a run with other settings"):
+        prune.run(msgspec.structs.replace(RECIPE, keep=0.8), teacher, data, tmp_path / "out", resume=True)
     again = prune.run(RECIPE, teacher, data, tmp_path / "out", resume=True)
     assert again.manifest.structure == pruned.manifest.structure
     np.testing.assert_array_equal(again.golden.logits, pruned.golden.logits)
