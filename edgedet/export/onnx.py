@@ -10,6 +10,7 @@ import contextlib
 import copy
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch import nn
 import edgedet
 from edgedet.errors import ExportError
 from edgedet.preprocess import Preprocess
+from edgedet.quantize.front import PREFIX
 
 INPUT, OUTPUT = "pixels", "logit"
 _EXAMPLE_BATCH = 2  # torch's exporter makes a constant of a dimension that is 1
@@ -48,6 +50,7 @@ def export_onnx(
         ExportError: the network cannot be captured, or the graph is not what was asked for.
     """
     model = _capture(_with_plain_pooling(module.eval()), preprocess, opset, outputs)
+    _mark_front_end(model)
     _strip(model)
     for key, value in metadata(preprocess, parent, labels).items():
         model.metadata_props.add(key=key, value=value)
@@ -145,6 +148,14 @@ def _capture(module: nn.Module, preprocess: Preprocess, opset: int, outputs: Seq
         raise ExportError(f"torch cannot capture this network: {type(error).__name__}: {reason[0]}") from error
     assert program is not None
     return program.model_proto
+
+
+def _mark_front_end(model: onnx.ModelProto) -> None:
+    """Say in their names which nodes stem from a module called ``front_end``, in place: no precision below FP32 takes them."""
+    for node in model.graph.node:
+        scopes = "".join(entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes")
+        if re.search(r"\bfront_end\b", scopes):
+            node.name = f"{PREFIX}{node.name}"
 
 
 def _strip(model: onnx.ModelProto) -> None:

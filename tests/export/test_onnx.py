@@ -117,3 +117,23 @@ def test_a_network_that_cannot_be_captured_is_refused_with_the_reason() -> None:
 
     with pytest.raises(ExportError, match="torch cannot capture this network"):
         export_onnx(Branching(), PREPROCESS, opset=20)
+
+
+class WithFrontEnd(nn.Module):
+    """A front-end that subtracts a fixed blur."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front_end = nn.Conv2d(3, 3, 3, padding=1, groups=3, bias=False)
+        self.conv = nn.Conv2d(3, 8, 3, 2, 1)
+        self.head = nn.Linear(8, 1)
+
+    def forward(self, x):
+        return self.head(self.conv(x).mean((2, 3)))
+
+
+def test_the_nodes_of_a_front_end_say_so_in_their_names() -> None:
+    torch.manual_seed(0)
+    model = export_onnx(PixelModel(WithFrontEnd(), PREPROCESS), PREPROCESS, opset=20)
+    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    assert [name.startswith("front_end/") for name in convolutions] == [True, False]
