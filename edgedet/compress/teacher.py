@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from edgedet import models
 from edgedet.artifact import Artifact
-from edgedet.data.dataset import ImageSet, open_set, prefetch
+from edgedet.data.dataset import in_batches, open_set
 from edgedet.data.index import Index
 from edgedet.data.parallel import tracked
 from edgedet.data.store import cache_root, writing_file
@@ -169,17 +170,16 @@ def _key(teacher: Artifact, data: Index, amp: bool) -> str:
 def _answers(teacher: Artifact, data: Index, amp: bool) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float16]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = models.build(teacher).to(device)
-    images: ImageSet = open_set(data, teacher.manifest.preprocess)
+    images = open_set(data, teacher.manifest.preprocess)
     classifier = models.classifier_of(model.net, teacher.manifest.detector.name)
-    chunks = [np.arange(start, min(start + _BATCH, len(images))) for start in range(0, len(images), _BATCH)]
     logits = np.empty((len(images), 2), np.float32)
     embeddings = np.empty((len(images), 2, classifier.in_features), np.float16)
     kind = torch.bfloat16 if device.type == "cpu" else torch.float16
-    batches = tracked(prefetch(images.gather, chunks), total=len(chunks), title="ask the teacher")
+    batches = tracked(in_batches(images, _BATCH), total=math.ceil(len(images) / _BATCH), title="ask the teacher")
     with watched(classifier) as seen, torch.autocast(device.type, kind, enabled=amp):
-        for chunk, pixels in zip(chunks, batches, strict=True):
+        for positions, pixels in batches:
             batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
             for view, views_pixels in enumerate((batch, batch.flip(2))):
-                logits[chunk, view] = model(views_pixels).float().cpu().numpy()
-                embeddings[chunk, view] = seen.pop().float().cpu().numpy()
+                logits[positions, view] = model(views_pixels).float().cpu().numpy()
+                embeddings[positions, view] = seen.pop().float().cpu().numpy()
     return logits, embeddings

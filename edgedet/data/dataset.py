@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edgedet.data.cache import PixelCache
 from edgedet.data.index import Index
+from edgedet.data.parallel import prefetch
 from edgedet.errors import DataError, ImageError
 from edgedet.preprocess import Preprocess
 
-T = TypeVar("T")
-R = TypeVar("R")
+Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]
 
 CACHE_LIMIT = 16 << 30
-"""Above this many bytes of pixels a data set is decoded at every access instead of once to disk."""
+"""Bytes of pixels up to which a data set is decoded once to disk; a larger one is decoded at every access."""
 
 
 class ImageSet(Protocol):
@@ -71,11 +69,12 @@ class DecodedSet:
         try:
             return self.preprocess(self.index.read(position))
         except ImageError as error:
-            raise ImageError(f"{self.index.root / self.index.rows[position].path}: {error}") from error
+            path = self.index.root / self.index.rows[position].path
+            raise ImageError(f"{path}: {error}; scan the data set again to list and drop it") from error
 
 
-def open_set(index: Index, preprocess: Preprocess, *, limit: int = CACHE_LIMIT) -> ImageSet:
-    """The images of `index` after `preprocess`, cached when they take at most `limit` bytes.
+def open_set(index: Index, preprocess: Preprocess) -> ImageSet:
+    """The images of `index` after `preprocess`, cached when they take at most :data:`CACHE_LIMIT` bytes.
 
     Raises:
         DataError: geometry `native` has no one size to batch or to cache.
@@ -83,18 +82,14 @@ def open_set(index: Index, preprocess: Preprocess, *, limit: int = CACHE_LIMIT) 
     if preprocess.geometry == "native":
         raise DataError("geometry `native` gives images of many sizes, which cannot be batched: train with a crop or a resize")
     size = len(index) * preprocess.height * preprocess.width * 3
-    return CachedSet(index, PixelCache.open(index, preprocess)) if size <= limit else DecodedSet(index, preprocess)
+    return CachedSet(index, PixelCache.open(index, preprocess)) if size <= CACHE_LIMIT else DecodedSet(index, preprocess)
 
 
-def prefetch(make: Callable[[T], R], items: Sequence[T], *, workers: int = 2, ahead: int = 4) -> Iterator[R]:
-    """``map(make, items)`` in order, with up to `ahead` results made in advance by threads."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
-    try:
-        source = iter(items)
-        waiting: list[Future[R]] = [pool.submit(make, item) for item in islice(source, ahead)]
-        while waiting:
-            result = waiting.pop(0).result()
-            waiting.extend(pool.submit(make, item) for item in islice(source, 1))
-            yield result
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def in_batches(images: ImageSet, size: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    """All images in order, up to `size` at a time, read ahead by threads: their positions (B,) and uint8 pixels (B, H, W, 3).
+
+    rank, world: of several processes, this one gets every `world`-th batch from the `rank`-th on.
+    """
+    starts = range(0, len(images), size)
+    positions = [np.arange(start, min(start + size, len(images))) for start in starts[rank::world]]
+    yield from zip(positions, prefetch(images.gather, positions), strict=True)

@@ -39,28 +39,28 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def prefetch(make: Callable[[T], R], items: Iterable[T], *, threads: int = 2, ahead: int = 4) -> Iterator[R]:
+    """``map(make, items)`` in order, with at most `ahead` results made in advance by threads. Errors reach the caller."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="prefetch")
+    try:
+        source = iter(items)
+        waiting: deque[Future[R]] = deque(pool.submit(make, item) for item in islice(source, ahead))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(make, item) for item in islice(source, 1))
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
 def ordered(work: Callable[[T], R], items: Sequence[T], *, threads: int) -> Iterator[R]:
-    """``map(work, items)`` on `threads` threads; at most a few chunks are held at a time. Errors reach the caller."""
+    """``map(work, items)`` on `threads` threads, for items that take so little time that they are handed out in chunks."""
     if threads <= 1:
         yield from map(work, items)
         return
     chunks = (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[list[R]]] = deque()
-        try:
-            for chunk in islice(chunks, 4 * threads):
-                waiting.append(pool.submit(_each, work, chunk))
-            while waiting:
-                done = waiting.popleft().result()
-                waiting.extend(pool.submit(_each, work, chunk) for chunk in islice(chunks, 1))
-                yield from done
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _each(work: Callable[[T], R], chunk: Sequence[T]) -> list[R]:
-    return [work(item) for item in chunk]
+    for done in prefetch(lambda chunk: [work(item) for item in chunk], chunks, threads=threads, ahead=4 * threads):
+        yield from done
 
 
 def tracked(items: Iterable[T], *, total: int, title: str, show: bool = True) -> Iterator[T]:

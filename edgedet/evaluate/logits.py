@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.data.cache import PixelCache
+from edgedet.data.dataset import in_batches, open_set
 from edgedet.data.index import Index
 from edgedet.data.parallel import ordered, threads_for, tracked
 from edgedet.errors import DataError, ImageError
@@ -15,13 +15,8 @@ from edgedet.evaluate import degrade
 from edgedet.preprocess import Pixels, Preprocess, decode
 from edgedet.runtime.detector import Detector, batches
 
-CACHE_LIMIT = 4_000_000_000
-"""Bytes of pixels up to which a clean set is decoded into the pixel cache; a larger one is decoded every time."""
 
-
-def pixels_of(
-    index: Index, preprocess: Preprocess, *, condition: str = degrade.CLEAN, seed: int = 0
-) -> Iterator[Pixels]:
+def pixels_of(index: Index, preprocess: Preprocess, *, condition: str = degrade.CLEAN, seed: int = 0) -> Iterator[Pixels]:
     """Each image of `index`, degraded and preprocessed: uint8 (H, W, 3), in order, decoded by a pool of threads.
 
     Noise depends on `seed` and on the image's content, not on its place in the index.
@@ -42,52 +37,25 @@ def pixels_of(
     return ordered(one, range(len(index)), threads=threads_for([index.root / row.path for row in index.rows]))
 
 
-def pixel_array(
-    index: Index, preprocess: Preprocess, *, condition: str = degrade.CLEAN, seed: int = 0
-) -> npt.NDArray[np.uint8] | None:
-    """All pixels, uint8 (N, H, W, 3), for several artifacts of the same preprocessing; None when that is no good idea.
-
-    Clean pixels come from the pixel cache. It is none for geometry ``native``, and above :data:`CACHE_LIMIT` bytes.
-    """
-    if preprocess.geometry == "native" or len(index) * preprocess.height * preprocess.width * 3 > CACHE_LIMIT:
-        return None
-    if condition == degrade.CLEAN:
-        return PixelCache.open(index, preprocess).pixels
-    degraded = tracked(
-        pixels_of(index, preprocess, condition=condition, seed=seed), total=len(index), title=f"degrade {condition}"
-    )
-    array = np.empty((len(index), preprocess.height, preprocess.width, 3), dtype=np.uint8)
-    for position, image in enumerate(degraded):
-        array[position] = image
-    return array
-
-
-def logits_of(
-    detector: Detector,
-    index: Index,
-    *,
-    condition: str = degrade.CLEAN,
-    seed: int = 0,
-    pixels: npt.NDArray[np.uint8] | None = None,
-) -> npt.NDArray[np.float32]:
-    """The logits (N,) of every image of `index`; `pixels` (N, H, W, 3) saves decoding when they are there already.
+def logits_of(detector: Detector, index: Index, *, condition: str = degrade.CLEAN, seed: int = 0) -> npt.NDArray[np.float32]:
+    """The logits (N,) of every image of `index`.
 
     Raises:
-        DataError: an image cannot be read, no such condition, or `pixels` are not those of this index.
+        DataError: an image cannot be read, or no such condition.
     """
-    if pixels is None and condition == degrade.CLEAN:
-        pixels = pixel_array(index, detector.preprocess)
-    if pixels is not None:
-        if len(pixels) != len(index):
-            raise DataError(f"expected the pixels of {len(index)} images, got {len(pixels)}: decode this index again")
-        return detector.logits(pixels)
+    if condition == degrade.CLEAN and detector.preprocess.geometry != "native":
+        images = open_set(index, detector.preprocess)
+        batched: Iterator[Pixels] = (pixels for _, pixels in in_batches(images, detector.batch_size))
+    else:
+        batched = _streamed(detector, index, condition, seed)
+    return np.concatenate([np.empty(0, np.float32), *map(detector.logits, batched)])
+
+
+def _streamed(detector: Detector, index: Index, condition: str, seed: int) -> Iterator[Pixels]:
+    """Batches (B, H, W, 3) of images that no set keeps: degraded ones, and those of many sizes."""
     images = pixels_of(index, detector.preprocess, condition=condition, seed=seed)
     shown = tracked(images, total=len(index), title=f"evaluate {condition}")
-    parts = [np.empty(0, np.float32)]
     for batch in batches(shown, detector.batch_size):
         if isinstance(batch, ImageError):
             raise batch
-        parts.append(detector.logits(np.stack(batch)))
-    return np.concatenate(parts)
-
-
+        yield np.stack(batch)

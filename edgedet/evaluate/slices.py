@@ -91,14 +91,12 @@ def evaluate(
     index: Index,
     *,
     condition: str = degrade.CLEAN,
-    pixels: npt.NDArray[np.uint8] | None = None,
     seed: int = 0,
     n_boot: int = 1000,
 ) -> Evaluation:
     """Run `subject` on every image of `index` under `condition` and measure it at its stored calibration.
 
-    `pixels` (N, H, W, 3), from :func:`edgedet.evaluate.logits.pixel_array`, saves decoding again for the next artifact of
-    the same preprocessing. `seed` is that of the noise and of the bootstrap.
+    `seed` is that of the noise and of the bootstrap.
 
     Raises:
         DataError: an empty index, an image that cannot be read, no such condition.
@@ -107,7 +105,7 @@ def evaluate(
         raise DataError(f"{index.root}: there is no image to evaluate on: the index is empty")
     detector = Detector.load(subject) if isinstance(subject, Artifact) else subject
     try:
-        logits = logits_of(detector, index, condition=condition, seed=seed, pixels=pixels)
+        logits = logits_of(detector, index, condition=condition, seed=seed)
     finally:
         if isinstance(subject, Artifact):
             detector.close()
@@ -119,20 +117,15 @@ def evaluate_all(
     index: Index,
     conditions: Iterable[str],
     *,
-    pixels: Mapping[str, npt.NDArray[np.uint8] | None] | None = None,
     seed: int = 0,
     n_boot: int = 1000,
 ) -> dict[str, Evaluation]:
-    """One evaluation a condition, with the model loaded once; `pixels` by condition, as for :func:`evaluate`."""
-    ready = pixels or {}
+    """One evaluation a condition, with the model loaded once."""
     for condition in (wanted := list(dict.fromkeys(conditions))):
         degrade.parse(condition)  # refuse a wrong name before the first image
     detector = Detector.load(subject) if isinstance(subject, Artifact) else subject
     try:
-        return {
-            each: evaluate(detector, index, condition=each, pixels=ready.get(each), seed=seed, n_boot=n_boot)
-            for each in wanted
-        }
+        return {each: evaluate(detector, index, condition=each, seed=seed, n_boot=n_boot) for each in wanted}
     finally:
         if isinstance(subject, Artifact):
             detector.close()

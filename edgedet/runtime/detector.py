@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +24,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgedet.artifact import Artifact, Calibration
-from edgedet.data.parallel import SMALL_FILE, usable_cores
+from edgedet.data.parallel import SMALL_FILE, prefetch, usable_cores
 from edgedet.errors import ArtifactError, ImageError, RuntimeUnavailable, nearest
 from edgedet.preprocess import Pixels, Preprocess, Source
 from edgedet.runtime import base
@@ -186,17 +184,7 @@ def _decoded(preprocess: Preprocess, sources: Iterator[Source], *, ahead: int) -
     # At native size a photograph is tens of megabytes: hold few.
     ahead = threads + 1 if preprocess.geometry == "native" else ahead + threads
     remaining = itertools.chain(first, sources)
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        waiting: deque[Future[Decoded]] = deque()
-        try:
-            waiting.extend(pool.submit(decode, source) for source in itertools.islice(remaining, ahead))
-            while waiting:
-                done = waiting.popleft().result()
-                waiting.extend(pool.submit(decode, source) for source in itertools.islice(remaining, 1))
-                yield done
-        finally:
-            for future in waiting:
-                future.cancel()
+    yield from prefetch(decode, remaining, threads=threads, ahead=ahead)
 
 
 def batches(decoded: Iterator[Decoded], size: int) -> Iterator[list[Pixels] | ImageError]:

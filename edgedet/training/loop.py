@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgedet import metrics
-from edgedet.data.dataset import ImageSet, prefetch
+from edgedet.data.dataset import ImageSet, in_batches
+from edgedet.data.parallel import prefetch
 from edgedet.errors import TrainingError
 from edgedet.training import checkpoint
 from edgedet.training.batches import MicroBatch, Plan
@@ -310,11 +311,9 @@ def logits_of(model: nn.Module, images: ImageSet, group: Group | None = None) ->
     group = group or Group()
     was_training = model.training
     model.eval()
-    chunks = [np.arange(start, min(start + EVALUATION_BATCH, len(images))) for start in range(0, len(images), EVALUATION_BATCH)]
     out = torch.zeros(len(images), device=group.device)
-    mine = chunks[group.rank :: group.world]
-    for chunk, pixels in zip(mine, prefetch(images.gather, mine), strict=True):
-        out[torch.from_numpy(chunk)] = model(torch.from_numpy(pixels).to(group.device)).float()
+    for positions, pixels in in_batches(images, EVALUATION_BATCH, rank=group.rank, world=group.world):
+        out[torch.from_numpy(positions)] = model(torch.from_numpy(pixels).to(group.device)).float()
     model.train(was_training)
     # Each process has filled its own places and left zeros elsewhere.
     return group.sum(out).cpu().numpy()

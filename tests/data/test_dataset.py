@@ -1,11 +1,9 @@
-import threading
-import time
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from edgedet.data.dataset import CachedSet, DecodedSet, open_set, prefetch
+from edgedet.data import dataset
+from edgedet.data.dataset import CachedSet, DecodedSet, in_batches, open_set
 from edgedet.data.index import Index, Row
 from edgedet.errors import DataError, ImageError
 from edgedet.preprocess import Preprocess
@@ -27,8 +25,10 @@ def index(tmp_path) -> Index:
 SMALL = Preprocess(height=6, width=4)
 
 
-def test_cached_and_decoded_pixels_are_the_same(index):
-    cached, decoded = open_set(index, SMALL), open_set(index, SMALL, limit=0)
+def test_cached_and_decoded_pixels_are_the_same(index, monkeypatch):
+    cached = open_set(index, SMALL)
+    monkeypatch.setattr(dataset, "CACHE_LIMIT", 5 * 6 * 4 * 3 - 1)
+    decoded = open_set(index, SMALL)
     assert (type(cached), type(decoded)) == (CachedSet, DecodedSet)
     positions = np.array([3, 0, 3])
     np.testing.assert_array_equal(cached.gather(positions), decoded.gather(positions))
@@ -43,44 +43,21 @@ def test_images_of_many_sizes_cannot_be_batched(index):
 
 def test_a_damaged_image_is_named_when_it_is_reached(index):
     (index.root / "2.png").write_bytes(b"not an image")
-    images = open_set(index, SMALL, limit=0)
+    images = DecodedSet(index, SMALL)
     images.gather(np.array([0, 1]))
     with pytest.raises(ImageError, match=r"2\.png: .*not an image"):
         images.gather(np.array([2]))
 
 
-def test_prefetching_keeps_the_order():
-    def slow_first(number: int) -> int:
-        time.sleep(0.02 if number == 0 else 0)
-        return number * number
-
-    assert list(prefetch(slow_first, range(10), workers=3, ahead=4)) == [number * number for number in range(10)]
-
-
-def test_prefetching_makes_few_in_advance():
-    made = []
-    results = prefetch(lambda number: made.append(number) or number, range(100), ahead=3)
-    next(results)
-    time.sleep(0.05)
-    assert len(made) <= 4
-    results.close()
-
-
-def test_errors_reach_the_one_who_takes_the_result():
-    def fails(number: int) -> int:
-        if number == 2:
-            raise DataError("two")
-        return number
-
-    results = prefetch(fails, range(5))
-    assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(DataError, match="two"):
-        next(results)
-
-
-def test_threads_end_when_the_reader_stops():
-    before = threading.active_count()
-    results = prefetch(lambda number: number, range(100))
-    next(results)
-    results.close()
-    assert threading.active_count() == before
+@pytest.mark.parametrize(("size", "rank", "world", "expected"), [
+    (2, 0, 1, [[0, 1], [2, 3], [4]]),
+    (2, 1, 2, [[2, 3]]),
+    (9, 0, 1, [[0, 1, 2, 3, 4]]),
+    (9, 1, 2, []),
+])  # fmt: skip
+def test_batches_are_in_order_and_shared_out_over_processes(index, size, rank, world, expected):
+    images = open_set(index, SMALL)
+    found = list(in_batches(images, size, rank=rank, world=world))
+    assert [positions.tolist() for positions, _ in found] == expected
+    for positions, pixels in found:
+        np.testing.assert_array_equal(pixels, images.gather(positions))

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from edgedet import Detector, Preprocess
-from edgedet.data.cache import PixelCache
+from edgedet.data import dataset
 from edgedet.errors import DataError
 from edgedet.evaluate.degrade import degrade
-from edgedet.evaluate.logits import logits_of, pixel_array, pixels_of
+from edgedet.evaluate.logits import logits_of, pixels_of
 from edgedet.preprocess import decode
 
 
@@ -42,20 +42,19 @@ def test_native_images_of_mixed_sizes_are_evaluated(make_onnx_artifact, make_ind
 
 def test_clean_pixels_come_from_the_pixel_cache(detector, make_index):
     index = make_index(4)
-    pixels = pixel_array(index, detector.preprocess)
-    assert np.array_equal(pixels, PixelCache.open(index, detector.preprocess).pixels)
+    before = logits_of(detector, index)
     for row in index.rows:
         (index.root / row.path).unlink()
-    assert logits_of(detector, index).shape == (12,)  # nothing is decoded again
+    np.testing.assert_array_equal(logits_of(detector, index), before)  # nothing is decoded again
 
 
-def test_pixels_at_hand_save_decoding(detector, make_index):
+def test_a_set_above_the_limit_is_decoded_every_time(detector, make_index, monkeypatch):
     index = make_index(4)
-    pixels = pixel_array(index, detector.preprocess, condition="jpeg-40")
-    expected = logits_of(detector, index, condition="jpeg-40")
-    np.testing.assert_array_equal(logits_of(detector, index, condition="jpeg-40", pixels=pixels), expected)
-    with pytest.raises(DataError, match="expected the pixels of 12 images, got 11"):
-        logits_of(detector, index, pixels=pixels[1:])
+    monkeypatch.setattr(dataset, "CACHE_LIMIT", 12 * 8 * 8 * 3 - 1)
+    np.testing.assert_allclose(logits_of(detector, index), slowly(detector, index, "clean"), rtol=1e-5, atol=1e-5)
+    (index.root / index.rows[4].path).write_bytes(b"gone")
+    with pytest.raises(DataError, match=r"gan/0\.png.*scan the data set again"):
+        logits_of(detector, index)
 
 
 def test_noise_follows_the_image_not_its_place(detector, make_index):
@@ -65,10 +64,6 @@ def test_noise_follows_the_image_not_its_place(detector, make_index):
     other = list(pixels_of(index.take([11]), detector.preprocess, condition="noise-0.2", seed=1))
     assert np.array_equal(whole[11], last[0])
     assert not np.array_equal(last[0], other[0])
-
-
-def test_a_native_set_has_no_pixel_array(make_index):
-    assert pixel_array(make_index(2), Preprocess(geometry="native")) is None
 
 
 def test_an_image_that_has_been_damaged_is_named(detector, make_index):
