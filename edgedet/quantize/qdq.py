@@ -17,7 +17,7 @@ from onnx import NodeProto, helper
 from edgedet.errors import QuantizeError
 from edgedet.quantize.graph import Array, GraphView, constant_tensor, remove_dead
 from edgedet.quantize.pixels import PixelInput
-from edgedet.quantize.placement import Plan
+from edgedet.quantize.placement import ABSORBED, Plan, weight_axis
 from edgedet.quantize.ranges import Range
 from edgedet.target import Scheme
 
@@ -125,6 +125,8 @@ class _Writer:
                 self._read_pixels(node, pixels)
             if node.name in self.plan.weights:
                 self._weights(node, pixels)
+            elif self._is_at_risk(node):
+                self._shield(node)
             for position, name in enumerate(node.input):
                 if node.name in self.plan.readers.get(name, ()):
                     node.input[position] = f"{name}_dequantized"
@@ -168,6 +170,32 @@ class _Writer:
             bias_name = self._constant(f"{node.name}_bias", bias, np.float32)
         del node.input[2:]
         node.input.append(bias_name)
+
+    def _is_at_risk(self, node: NodeProto) -> bool:
+        """Whether `node` is a float layer with constant weights between a DQ and a Q, on ONNX Runtime.
+
+        From version 1.21 on it rounds the weights of such a layer by itself, to 8 bits for the whole tensor, and runs it in
+        integers (microsoft/onnxruntime#22969): a layer that was kept in float for its accuracy would lose it after all.
+        """
+        if self.scheme.bias != "int32" or node.op_type not in ("Conv", "Gemm"):
+            return False
+        reads = node.name in self.plan.readers.get(node.input[0], ())
+        after = self.view.consumers(node.output[0])
+        absorbed = after[0].output[0] if len(after) == 1 and after[0].op_type in ABSORBED else ""
+        return reads and (node.output[0] in self.parameters or absorbed in self.parameters)
+
+    def _shield(self, node: NodeProto) -> None:
+        """Compute the bias of `node`, from integers of 30 bits: ONNX Runtime leaves a layer alone whose bias is no constant."""
+        weight = self.view.constant(node.input[1])
+        has_bias = len(node.input) > 2 and node.input[2]
+        if weight is None or (has_bias and self.view.constant(node.input[2]) is None):
+            return
+        value = self.view.constant(node.input[2]) if has_bias else np.zeros(weight.shape[weight_axis(node)])
+        assert value is not None
+        steps = np.maximum(np.abs(value) / MOST_BIAS_STEPS, SMALLEST_SCALE).astype(np.float32)
+        name = self._dequantized(f"{node.name}_bias", np.round(value / steps).astype(np.int32), steps, 0)
+        del node.input[2:]
+        node.input.append(name)
 
     def _input_scale(self, node: NodeProto, pixels: PixelInput | None) -> float:
         return pixels.scale if pixels is not None else self.parameters[node.input[0]].scale

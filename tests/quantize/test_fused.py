@@ -7,7 +7,9 @@ import pytest
 from edgedet import target
 from edgedet.errors import QuantizeError
 from edgedet.quantize import fused
+from edgedet.quantize.draft import Draft
 from edgedet.quantize.model import quantize
+from edgedet.quantize.ranges import find_ranges
 
 X86 = target.load("cpu-x86")
 on_x86 = pytest.mark.skipif(platform.machine() not in X86.machines, reason="the kernels of an x86 CPU")
@@ -62,3 +64,26 @@ def test_a_graph_without_layers_cannot_be_quantized(make_net, pixels) -> None:
     net.op("Reshape", net.linear(net.pool("x"), 3, 1, "head"), net.constant([-1]), name="logit")
     with pytest.raises(QuantizeError, match="nothing to quantize in this graph: 1 Gemm left in float: last linear layer"):
         quantize(net.model("logit"), X86, lambda: [pixels])
+
+
+@on_x86
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_layer_that_is_kept_in_float_between_integer_ones_stays_so(make_net, pixels, run, has_bias: bool) -> None:
+    net = make_net()
+    stem = net.conv("x", 3, 16, "stem")
+    weight = net.random.normal(0, 0.1, (16, 16, 3, 3))
+    weight[:, 0] *= 100  # what 8 bits for the whole tensor would ruin
+    bias = [net.constant(net.random.normal(0, 0.1, 16))] if has_bias else []
+    kept = net.op("Relu", net.op("Conv", stem, net.constant(weight), *bias, name="kept", pads=[1] * 4), name="active")
+    model = net.finish(net.conv(kept, 16, 16, "after"), 16)
+    draft = Draft.of(model, X86.int8)
+    draft = draft.ranged(find_ranges(draft.model, draft.plan.observed, lambda: [pixels])).keeping(["kept"])
+    written = draft.write()
+    onnx.checker.check_model(written, full_check=True)
+    found = fused.operators(written)
+    # ONNX Runtime would make it a third QLinearConv otherwise.
+    assert found["QLinearConv/nhwc"] + found["QLinearConv"] == 2
+    assert found["Conv"] + found["FusedConv"] == 1
+    # As accurate as the graph without any fusion, where a float layer is one.
+    plain = run(written, pixels, "kept")
+    assert run(draft.write("kept"), pixels, "kept") == pytest.approx(plain, abs=1e-4 * float(abs(plain).max()))
