@@ -1,5 +1,7 @@
 """Fixtures that several folders share."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,3 +75,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """Artifacts of every stage, made once by the commands themselves."""
     pytest.importorskip("torch")
     return make_demo(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheels of all that edgedet's core needs, from the package index."""
+    from edgedet.export.wheel import requirements
+
+    folder = tmp_path_factory.mktemp("wheels")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--dest", str(folder)]
+    subprocess.run([*command, *requirements()], check=True, capture_output=True, timeout=1200)
+    return folder

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import typer
 
 from edgedet import __version__
-from edgedet.cli import catalogue, check, data, make, measure, use
+from edgedet.cli import catalogue, check, data, device, make, measure, use
 from edgedet.cli.common import leads, warn
 from edgedet.errors import EdgedetError
 
@@ -55,7 +55,7 @@ def _options(
     _log_to_stderr()
 
 
-for module in (catalogue, data, make, measure, use, check):
+for module in (catalogue, data, make, measure, use, check, device):
     module.register(app)
 
 
