@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,8 +95,39 @@ class Gate(Config, frozen=True, kw_only=True):
             raise ValueError('`flip_rate` takes `max_value` and `against = "absolute"`: it is a comparison by itself')
 
 
+class Built(Config, frozen=True, kw_only=True):
+    """The GPU and the TensorRT that built an engine, which runs with no others.
+
+    device: the board's own name where it has one, for people; chip: what the driver calls the GPU.
+    digest: sha256 of `chip`, `compute_capability`, `multiprocessors` and `tensorrt`.
+    """
+
+    device: str
+    chip: str
+    compute_capability: str
+    multiprocessors: int
+    tensorrt: str
+    digest: str
+
+    @classmethod
+    def by(cls, *, device: str, chip: str, compute_capability: str, multiprocessors: int, tensorrt: str) -> Built:
+        """With the digest of what is given."""
+        identity = "\n".join((chip, compute_capability, str(multiprocessors), tensorrt))
+        return cls(
+            device=device,
+            chip=chip,
+            compute_capability=compute_capability,
+            multiprocessors=multiprocessors,
+            tensorrt=tensorrt,
+            digest=hashlib.sha256(identity.encode()).hexdigest(),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.device} (compute capability {self.compute_capability}) with TensorRT {self.tensorrt}"
+
+
 class Graph(Config, frozen=True, kw_only=True):
-    """One ONNX graph or engine of the artifact."""
+    """One ONNX graph or engine of the artifact; `built` is the engine's."""
 
     file: str
     inputs: dict[str, list[int | str]]
@@ -103,6 +135,7 @@ class Graph(Config, frozen=True, kw_only=True):
     opset: int | None = None
     precision: str = "fp32"
     target: str | None = None
+    built: Built | None = None
 
 
 class Ancestor(Config, frozen=True, kw_only=True):

@@ -70,14 +70,22 @@ class _Module(Protocol):
 
 RUNTIMES: Mapping[str, Entry] = {
     "onnxruntime": Entry("edgedet.runtime.onnxruntime", "onnxruntime", ("onnx",)),
+    "tensorrt": Entry("edgedet.runtime.tensorrt", "tensorrt", ("engine",)),
     "torch": Entry("edgedet.runtime.torch", "torch", ("checkpoint",)),
     "null": Entry("edgedet.runtime.null", None, ("checkpoint", "onnx", "engine"), automatic=False),
 }
 
+_SOURCES = {
+    "torch": "pip install 'edgedet[train]'",
+    "tensorrt": "on a Jetson JetPack brings it (apt-get install python3-libnvinfer; a virtual environment sees it with "
+    "--system-site-packages), elsewhere pip install 'edgedet[tensorrt]'",
+}
+"""Where a package comes from, when that is not its own name."""
+
 
 def available() -> dict[str, str]:
     """Each runtime of the table: an empty string when it can be used here, else why not. Imports nothing."""
-    return {name: _missing(entry) for name, entry in RUNTIMES.items()}
+    return {name: missing(entry.needs) for name, entry in RUNTIMES.items()}
 
 
 def load(artifact: Artifact, *, runtime: str = "auto", threads: int | None = None, spin: bool = True) -> Runtime:
@@ -98,7 +106,7 @@ def load(artifact: Artifact, *, runtime: str = "auto", threads: int | None = Non
         )
     if threads is not None and threads < 1:
         raise RuntimeUnavailable(f"threads must be at least 1, got {threads}; leave it out for all cores")
-    reason = _missing(entry)
+    reason = missing(entry.needs)
     if reason:
         raise RuntimeUnavailable(f"{artifact.path}: the {name} runtime cannot run here: {reason}")
     module = cast(_Module, importlib.import_module(entry.module))
@@ -106,22 +114,18 @@ def load(artifact: Artifact, *, runtime: str = "auto", threads: int | None = Non
 
 
 def choose(artifact: Artifact) -> str:
-    """The runtime that ``auto`` stands for.
-
-    Raises:
-        RuntimeUnavailable: none runs this kind of artifact.
-    """
-    for name, entry in RUNTIMES.items():
-        if entry.automatic and artifact.manifest.kind in entry.kinds:
-            return name
-    raise RuntimeUnavailable(
-        f"{artifact.path}: no runtime here runs an artifact of kind {artifact.manifest.kind}: "
-        "engines run on the device that built them; give the onnx artifact instead"
-    )
+    """The runtime that ``auto`` stands for: the first of the table for this kind of artifact."""
+    kind = artifact.manifest.kind
+    return next(name for name, entry in RUNTIMES.items() if entry.automatic and kind in entry.kinds)
 
 
-def _missing(entry: Entry) -> str:
-    if entry.needs is None or importlib.util.find_spec(entry.needs):
+def source_of(package: str) -> str:
+    """Where `package` comes from, as the end of a sentence."""
+    return _SOURCES.get(package, f"pip install '{package}'")
+
+
+def missing(package: str | None) -> str:
+    """An empty string when `package` is installed, or none is needed; else that it is not, and where it comes from."""
+    if package is None or importlib.util.find_spec(package):
         return ""
-    extra = {"torch": "edgedet[train]"}.get(entry.needs, entry.needs)
-    return f"{entry.needs} is not installed: pip install '{extra}'"
+    return f"{package} is not installed: {source_of(package)}"

@@ -72,7 +72,7 @@ def test_null_gives_zeros_for_any_artifact_and_is_never_chosen_by_itself(make_on
     ("kind", "runtime", "message"),
     [
         ("checkpoint", "onnxruntime", "runs onnx artifacts, this is a checkpoint; `edgedet export`"),
-        ("engine", "auto", "no runtime here runs an artifact of kind engine"),
+        ("engine", "onnxruntime", "runs onnx artifacts, this is a engine"),
         ("onnx", "onnxruntimes", "did you mean 'onnxruntime'"),
     ],
 )
