@@ -10,12 +10,7 @@ The compiler runs in a child process with a time and a memory limit: a graph can
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
-import signal
-import subprocess
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +19,8 @@ from typing import Any
 
 from edgedet.artifact import Figures
 from edgedet.errors import ExportError, RuntimeUnavailable
+from edgedet.export.builder import stated
+from edgedet.export.child import ask
 
 BINDINGS = "tensorrt_rtx_bindings"
 CAPABILITIES = ("75", "80", "86", "89", "120")
@@ -128,12 +125,8 @@ def compile_ahead(
         raise RuntimeUnavailable("compiling ahead of time needs TensorRT-RTX: pip install 'edgedet[compile]'")
     if capability not in CAPABILITIES:
         raise RuntimeUnavailable(f"no compute capability {capability!r}; TensorRT-RTX compiles for {', '.join(CAPABILITIES)}")
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer.json"
-        request = {"path": str(path), "capability": capability, "batches": batches, "size": size, "memory": memory}
-        request["answer"] = str(answer)
-        _run_child(request, path, seconds)
-        found = json.loads(answer.read_text(encoding="utf-8"))
+    request = {"path": str(path), "capability": capability, "batches": batches, "size": size, "memory": memory}
+    found = ask("edgedet.export.compile_child", request, about=path, seconds=seconds)
     if "refusal" in found:
         raise ExportError(f"{path}: TensorRT-RTX {found['version']} refuses the graph: {explain(found['refusal'])}")
     return _compiled(found, capability)
@@ -146,37 +139,18 @@ def explain(refusal: dict[str, Any]) -> str:
     return f"node {node} ({operator}): {text}" if node else text
 
 
-def _run_child(request: dict[str, Any], path: Path, seconds: float) -> None:
-    command = [sys.executable, "-m", "edgedet.export.compile_child", json.dumps(request)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ExportError(f"{path}: not compiled after {seconds:.0f} seconds: stopped") from error
-    if done.returncode == 0:
-        return
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    if done.returncode < 0:
-        raise ExportError(f"{path}: the compiler crashed with {signal.Signals(-done.returncode).name}: {last}")
-    raise ExportError(f"{path}: the compiler did not finish (memory limit {request['memory'] >> 20} MiB): {last}")
-
-
 def _compiled(found: dict[str, Any], capability: str) -> Compiled:
-    log = "\n".join(found["log"])
+    weights, activation, scratch = stated(found["log"])
     return Compiled(
         version=found["version"],
         capability=capability,
         seconds=found["seconds"],
         engine_bytes=found["engine_bytes"],
-        weights_bytes=_stated(log, "Total Weights Memory"),
-        activation_bytes=_stated(log, "Total Activation Memory"),
-        scratch_bytes=_stated(log, "Max Scratch Memory"),
-        kernels=kernel_table(log),
+        weights_bytes=weights,
+        activation_bytes=activation,
+        scratch_bytes=scratch,
+        kernels=kernel_table("\n".join(found["log"])),
     )
-
-
-def _stated(log: str, what: str) -> int:
-    found = re.findall(rf"{what}: (\d+) bytes", log)
-    return int(found[-1]) if found else 0
 
 
 _LINE = re.compile(
