@@ -44,6 +44,7 @@ COVERED = {
     "export/compile_child": "tests/export/test_compile.py",
     "export/deploy": "tests/cli/test_deploy.py",
     "export/stage": "tests/export/test_export_stage.py",
+    "export/tensorrt_child": "tests/export/test_tensorrt.py",
     "metrics/figures": "tests/test_metrics.py",
     "metrics/intervals": "tests/test_metrics.py",
     "metrics/samples": "tests/test_metrics.py",

@@ -79,22 +79,34 @@ def prune(
 
 
 def export(
-    artifact: Annotated[Path, typer.Argument(help="The checkpoint to export.")],
+    artifact: Annotated[Path, typer.Argument(help="The checkpoint to export, or with --engine the ONNX artifact.")],
     out: Out,
-    target: Annotated[str, typer.Option(help="A target's name or the path of a TOML file; host is this machine.")] = "host",
+    target: Annotated[str, typer.Option(help="A target's name or TOML file, or NAME@RELEASE; host is this machine.")] = "host",
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and activations; needs --data for the ranges.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision.")] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Full precision, the default.")] = False,
+    engine: Annotated[bool, typer.Option("--engine", help="TensorRT's engine of an ONNX artifact, for this device.")] = False,
     data: Data = None,
     gate: GateFile = None,
     json: Json = None,
 ) -> None:
-    """Write a graph for a device: ONNX with normalisation inside, quantized if asked, checked against the checkpoint."""
+    """Write a graph for a device: ONNX with normalisation inside, quantized if asked, checked against the checkpoint.
+
+    With --engine, on the device: TensorRT builds from the exported graph, whose precision and target it keeps.
+    """
     check_free(out)
     precision = _precision(int8=int8, fp16=fp16, fp32=fp32)
     if gate and not data:
         raise UsageError("--gate needs --data: gates are tested on its validation split")
     gates = gates_of(gate) if gate else None
+    if engine:
+        if int8 or fp16 or fp32 or target != "host":
+            raise UsageError("--engine keeps the graph's precision and target: leave --int8, --fp16, --fp32 and --target out")
+        from edgedet.export import tensorrt
+
+        built = tensorrt.EngineConfig(gates=gates)
+        report_stage(tensorrt.run(built, Artifact.load(artifact), data_of(data) if data else None, out), json)
+        return
     index = data_of(data) if data or precision == "int8" else None
     from edgedet.export.stage import ExportConfig, run
 

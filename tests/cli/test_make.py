@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from command import COMMAND, TINY, assert_one_line, environment, run
@@ -112,3 +113,19 @@ def test_an_interrupted_run_says_so_and_is_finished_by_resume(demo, tmp_path):
     epochs = [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines() if '"validation"' in line]
     assert epochs == list(range(30))
     assert not figures.parent.exists()
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="there is a driver")
+def test_an_engine_without_a_gpu_is_one_line(edgedet, make_onnx_artifact, tmp_path):
+    done = edgedet("export", make_onnx_artifact().path, "--engine", "--out", tmp_path / "engine")
+    assert done.code == 1
+    assert_one_line(done.err)
+    assert "tensorrt is not installed" in done.err or "no NVIDIA driver" in done.err
+    assert not list(tmp_path.glob("*engine*"))
+
+
+@pytest.mark.parametrize("extra", [["--int8"], ["--fp16"], ["--fp32"], ["--target", "jetson-orin-nano"]])
+def test_an_engine_keeps_what_its_graph_is(edgedet, make_onnx_artifact, tmp_path, extra):
+    done = edgedet("export", make_onnx_artifact().path, "--engine", *extra, "--out", tmp_path / "engine")
+    assert done.code == 2
+    assert_one_line(done.err, "--engine keeps the graph's precision and target")
