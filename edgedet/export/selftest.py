@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -40,14 +41,15 @@ log = logging.getLogger(__name__)
 SCHEMA = 1
 RESULT = "self-test.json"
 ENGINE = "engine"
+TENSORRT = "tensorrt"
 
 
 class SelfTest(Config, frozen=True, kw_only=True):
     """What was found on one device, all of it measured there.
 
     failed: what did not hold, in one line; None when everything did.
-    bundle: the sha256 of its list; artifact, engine: digests. runtime: what ran, and `described` its versions;
-        `intended`: what the target runs.
+    bundle: the sha256 of its list; artifact, engine: digests. build: how the engine was built, and in what time.
+    runtime: what ran, and `described` its versions; intended: what the target runs.
     parity: the golden inputs at every batch size, against the parent's logits and those of the graph where it was made.
     sample: the labelled images: accuracy here, and the difference to the graph's logits where it was made.
     bench: latency, throughput and memory. power: None where the machine has no sensors.
@@ -60,6 +62,7 @@ class SelfTest(Config, frozen=True, kw_only=True):
     bundle: str
     artifact: str
     engine: str | None = None
+    build: Figures | None = None
     target: str
     runtime: str
     intended: str
@@ -75,12 +78,16 @@ class SelfTest(Config, frozen=True, kw_only=True):
 
 @dataclass
 class _Course:
-    """One test on its way: what is tested, how, and the figures so far."""
+    """One test on its way: what is tested, how, and the figures so far.
+
+    artifact: the bundle's; subject: what runs, which is the engine once one is built.
+    """
 
     folder: Path
     bundle: Bundle
     runtime: str
     seconds: float
+    artifact: Artifact
     subject: Artifact
     sample: Index | None
     found: dict[str, Any] = field(default_factory=dict)
@@ -101,7 +108,8 @@ def run(folder: Path, *, runtime: str | None = None, seconds: float = 5.0, power
     artifact = Artifact.load(folder / FOLDER / bundles.ARTIFACT)
     if power_mode is not None:
         powermode.choose(power_mode)
-    course = _Course(folder, bundle, runtime or bundle.target.runtime, seconds, artifact, _sample(folder, bundle))
+    chosen = runtime or bundle.target.runtime
+    course = _Course(folder, bundle, chosen, seconds, artifact, artifact, _sample(folder, bundle))
     if course.runtime != bundle.target.runtime:
         course.notes.append(f"{course.runtime} stood in for {bundle.target.runtime}: these are no figures of the target")
     if not bundle.target.is_this_machine:
@@ -111,7 +119,7 @@ def run(folder: Path, *, runtime: str | None = None, seconds: float = 5.0, power
         _measure(course)
     except EdgedetError as error:
         failed = " ".join(str(error).split())
-    result = _result(course, artifact, failed)
+    result = _result(course, failed)
     save(folder / RESULT, result)
     return result
 
@@ -154,7 +162,9 @@ def _measure(course: _Course) -> None:
     """
     source = power.find()
     rest = _at_rest(course, source)
-    gate = _gate(course.subject)
+    gate = _gate(course.artifact)
+    if course.runtime == TENSORRT:
+        _build(course, gate)
     log.info("parity at batch sizes %s on %s", ", ".join(map(str, parity.BATCH_SIZES)), course.runtime)
     with Detector.load(course.subject, runtime=course.runtime, spin=False) as detector:
         course.found["described"] = detector.runtime.describe()
@@ -181,9 +191,28 @@ def _gate(artifact: Artifact) -> ParityGate:
     return msgspec.convert(given, ParityGate) if given else parity.GATES[artifact.manifest.graphs[0].precision]
 
 
+def _build(course: _Course, gate: ParityGate) -> None:
+    """TensorRT's engine, always a new one, since two builds of one graph differ; it replaces an earlier one when it is whole.
+
+    Raises:
+        EdgedetError: TensorRT is not there, refuses the graph, or what it built disagrees with the graph.
+    """
+    from edgedet.export import tensorrt
+
+    log.info("building the engine, which can take minutes")
+    place = course.folder / ENGINE
+    fresh = place.with_name(f".{ENGINE}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    tensorrt.run(tensorrt.EngineConfig(parity=gate), course.artifact, None, fresh, assessed=False)
+    shutil.rmtree(place, ignore_errors=True)
+    fresh.rename(place)
+    course.subject = Artifact.load(place)
+    course.found["build"] = course.subject.manifest.metrics["engine"]
+
+
 def _prove(course: _Course, detector: Detector) -> Parity:
     """The golden inputs: figures against the parent, and against the graph where it was made."""
-    golden, calibration = course.subject.golden, detector.calibration
+    golden, calibration = course.artifact.golden, detector.calibration
     found = parity.measure(lambda batch: detector.runtime.run(batch)[LOGIT], golden.pixels, golden.parent_logits, calibration)
     beside = parity.compare({found.batch_sizes[-1]: found.logits}, golden.logits, calibration)
     course.found["parity"] = {**found.figures, "against_export": beside.figures}
@@ -224,7 +253,7 @@ def _weigh(course: _Course, source: Source, rest: list[Rails]) -> None:
     best = row.best_throughput
     batches = sorted({1, best.batch if best else 1})
     log.info("power at batch %s", " and ".join(map(str, batches)))
-    pixels = course.subject.golden.pixels
+    pixels = course.artifact.golden.pixels
     with Detector.load(course.subject, runtime=course.runtime, threads=row.threads) as detector:
         inputs = {size: [pixels[np.arange(size) % len(pixels)]] for size in batches}
         inputs[1] = [pixels[number : number + 1] for number in range(len(pixels))]
@@ -232,13 +261,13 @@ def _weigh(course: _Course, source: Source, rest: list[Rails]) -> None:
         course.found["power"] = power.measure(source, rest, runners, course.seconds)
 
 
-def _result(course: _Course, artifact: Artifact, failed: str | None) -> SelfTest:
+def _result(course: _Course, failed: str | None) -> SelfTest:
     return SelfTest(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         failed=failed,
         bundle=sha256_of(course.folder / FOLDER / bundles.MANIFEST),
-        artifact=artifact.digest,
-        engine=None if course.subject is artifact else course.subject.digest,
+        artifact=course.artifact.digest,
+        engine=None if course.subject is course.artifact else course.subject.digest,
         target=course.bundle.target.name,
         runtime=course.runtime,
         intended=course.bundle.target.runtime,

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
 import pytest
+from standin_gpu import BUILT, HostCuda, HostEngine
 from tiny_bundle import TARGET, exported, labelled
 
 from edgedet import artifact as artifacts
@@ -17,6 +19,7 @@ from edgedet.artifact import Artifact, Golden
 from edgedet.bench import power
 from edgedet.errors import ArtifactError, DigestMismatch
 from edgedet.export import pack, selftest
+from edgedet.runtime.tensorrt import Opened, TensorRtRuntime
 from edgedet.target import resolve
 
 
@@ -94,6 +97,53 @@ def test_power_is_measured_above_rest_where_there_are_sensors(install, artifact,
     assert (found.rails, found.idle_mw) == (("VDD_IN",), 5000)
     assert found.loads[0].batch == 1
     assert all(load.above_idle_mw == 0 for load in found.loads)
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="there is a driver")
+def test_without_tensorrt_it_fails_with_one_sentence(install, artifact):
+    found = run(install(artifact), runtime=None)
+    assert found.failed is not None
+    assert found.failed.startswith(("tensorrt is not installed", "there is no NVIDIA driver"))
+    assert (found.runtime, found.parity, found.engine) == ("tensorrt", None, None)
+
+
+@pytest.fixture
+def board(monkeypatch, tmp_path):
+    """A GPU that is not there: probe, builder and runtime are stand-ins, and NumPy computes what the engine would."""
+    from edgedet.export import tensorrt
+    from edgedet.runtime import base, gpu
+
+    def ask(module, request, **_):
+        Path(request["engine"]).write_bytes(b"engine")
+        facts = {"version": "10.3.0", "strongly_typed": False, "half": False, "flags": {}, "timing_known": False}
+        return {**facts, "seconds": 12.0, "engine_bytes": 6, "memory": [1, 2, 3]}
+
+    def network(pixels):
+        return {"logit": pixels.astype(np.float32).mean((1, 2)) @ np.array([0.1, -0.05, -0.05], np.float32)}
+
+    def load(loaded, options):
+        cuda = HostCuda()
+        opened = Opened(HostEngine(cuda, network), None, SimpleNamespace(errors=[]))
+        return TensorRtRuntime(opened, cuda, outputs=loaded.manifest.graphs[0].outputs, about=BUILT)
+
+    monkeypatch.setenv("EDGEDET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(base, "missing", lambda _: "")
+    monkeypatch.setattr(gpu, "probe", lambda: BUILT)
+    monkeypatch.setattr(tensorrt, "ask", ask)
+    monkeypatch.setattr(tensorrt.runtime, "load", load)
+
+
+def test_where_tensorrt_runs_the_engine_is_built_and_is_what_is_tested(install, artifact, board):
+    folder = install(artifact)
+    found = run(folder, runtime=None)
+    assert found.failed is None
+    engine = Artifact.load(folder / selftest.ENGINE)
+    assert (engine.manifest.kind, engine.manifest.parent.digest) == ("engine", artifact.digest)
+    assert (found.engine, found.artifact, found.bench.digest) == (engine.digest, artifact.digest, engine.digest)
+    assert (found.runtime, found.described["largest_batch"], found.build["seconds"]) == ("tensorrt", 16, 12.0)
+    assert found.parity["batch_sizes"] == [1, 2, 7, 16]
+    assert not any("stood in" in note for note in found.notes)
+    assert not list(folder.glob(".engine*"))
 
 
 def test_a_device_that_disagrees_with_the_parent_fails_and_is_not_timed(install, artifact, tmp_path):
@@ -177,5 +227,7 @@ print(parity.measure(run, golden.pixels, golden.parent_logits, artifact.manifest
 
 
 def test_what_the_device_runs_imports_without_onnx():
-    code = ONLY.replace('"rich", "typer", ', "") + "import edgedet.cli, edgedet.cli.device, edgedet.export.selftest"
+    code = ONLY.replace('"rich", "typer", ', "") + """
+import edgedet.cli.device, edgedet.export.deploy, edgedet.export.selftest, edgedet.export.tensorrt, edgedet.runtime.tensorrt
+"""
     subprocess.run([sys.executable, "-c", code], check=True)
