@@ -128,11 +128,13 @@ def objective(config: TrainingConfig, *, at: int = 0, kind: int = signal.SIGTERM
     return Mortal(PixelModel(Net(), Preprocess(height=SIDE, width=SIDE)), config, at, kind)
 
 
-def run(work: Path, config: TrainingConfig, made: Supervised | None = None, val: ArraySet | None = None, **options):
+def run(
+    work: Path, config: TrainingConfig, made: Supervised | None = None, val: ArraySet | None = None, *, resume=False, **options
+):
     """:func:`edgedet.training.loop.fit` on the tiny set, on one thread."""
     torch.set_num_threads(1)
-    val = val or images("val", 64)
-    return loop.fit(made or objective(config), config, images("train"), val, work, size=(SIDE, SIDE), **options)
+    task = loop.Task(config, images("train"), val or images("val", 64), work, **options)
+    return loop.fit(made or objective(config), task, resume=resume)
 
 
 def train_stage(data: Index, out: Path, recipe: stage.TrainRecipe = RECIPE, **options) -> Artifact:

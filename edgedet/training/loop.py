@@ -56,32 +56,39 @@ class FitResult:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def fit(
-    objective: Objective,
-    config: TrainingConfig,
-    train: ImageSet,
-    val: ImageSet,
-    work: Path,
-    *,
-    size: tuple[int, int],
-    group: Group | None = None,
-    resume: bool = False,
-    title: str = "train",
-) -> FitResult:
-    """Train `objective.model` and leave its best weights, by ``config.monitor`` on `val`, in it.
+@dataclass(frozen=True)
+class Task:
+    """One training: its settings, its images, its processes, and the folder for the resumable state, the log and the figures.
 
-    size: (height, width) of the model's input; `train` may hold larger images, which ``augment.margin`` crops.
-    work: a folder for the resumable state, the log and the figures.
+    The model's input has the size of the images in `val`; those in `train` may be larger by what ``augment.margin`` crops.
+    """
+
+    config: TrainingConfig
+    train: ImageSet
+    val: ImageSet
+    work: Path
+    group: Group = field(default_factory=Group)
+    title: str = "train"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the model's input."""
+        height, width = self.val.gather(np.array([0])).shape[1:3]
+        return height, width
+
+
+def fit(objective: Objective, task: Task, *, resume: bool = False) -> FitResult:
+    """Train `objective.model` as `task` says and leave its best weights, by ``config.monitor`` on ``task.val``, in it.
 
     Raises:
         Interrupted: SIGINT or SIGTERM; run again with `resume`.
         TrainingError: the loss is not a number, the state cannot be written or does not belong to this configuration.
     """
-    run = _Run(objective, config, train, val, work, size, group or Group())
+    run = _Run(objective, task)
     if resume:
         run.restore()
     run.group.barrier()
-    with Journal(work, total=run.total_steps, leads=run.group.leads, title=title) as journal, _stop_signals() as stop:
+    with Journal(task.work, total=run.total_steps, leads=run.group.leads, title=task.title) as journal, _stop_signals() as stop:
         journal.forget_after(run.step)
         result = run.all_epochs(journal, stop)
     # The device and the synchronised BatchNorm of training stay here: what comes after runs on the CPU.
@@ -92,20 +99,13 @@ def fit(
 class _Run:
     """The mutable state of one run."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        config: TrainingConfig,
-        train: ImageSet,
-        val: ImageSet,
-        work: Path,
-        size: tuple[int, int],
-        group: Group,
-    ) -> None:
-        work.mkdir(parents=True, exist_ok=True)
-        self.config, self.train, self.val, self.work, self.size, self.group = config, train, val, work, size, group
-        self.labels = train.index.labels.astype(np.float32)
-        self.plan = Plan(len(train), config, group.world, [row.pair for row in train.index.rows])
+    def __init__(self, objective: Objective, task: Task) -> None:
+        task.work.mkdir(parents=True, exist_ok=True)
+        config, group = task.config, task.group
+        self.config, self.group, self.work, self.size = config, group, task.work, task.size
+        self.train, self.val = task.train, task.val
+        self.labels = task.train.index.labels.astype(np.float32)
+        self.plan = Plan(len(task.train), config, group.world, [row.pair for row in task.train.index.rows])
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.objective = group.synchronised(objective).to(group.device, memory_format=layout)  # type: ignore[call-overload]
         self.module = group.wrap(self.objective)

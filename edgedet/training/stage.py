@@ -29,7 +29,7 @@ from edgedet.recipe import Config, convert
 from edgedet.training import checkpoint, journal
 from edgedet.training.config import TrainingConfig
 from edgedet.training.distributed import Group, group
-from edgedet.training.loop import FitResult, fit
+from edgedet.training.loop import FitResult, Task, fit
 from edgedet.training.losses import Objective, Supervised
 
 
@@ -143,10 +143,7 @@ def train(
         TrainingError: an unfinished run lies there, and `resume` is not set.
     """
     work = begin(out, processes, resume=resume)
-    size = sets.val.gather(np.array([0])).shape[1:3]
-    return fit(
-        objective, config, sets.train, sets.val, work, size=(size[0], size[1]), group=processes, resume=resume, title=title
-    )
+    return fit(objective, Task(config, sets.train, sets.val, work, processes, title), resume=resume)
 
 
 def check_unfinished(out: Path, *, resume: bool) -> None:
