@@ -14,16 +14,18 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from edgedet.artifact import sha256_of
-from edgedet.data.index import Index, Split
-from edgedet.data.scan import ScanResult, scan
-from edgedet.data.split import SHARES, Share
+from edgedet.data.index import Index
+from edgedet.data.scan import ScanOptions, ScanResult, scan
 from edgedet.data.store import cache_root, explained, partial
 from edgedet.errors import DataError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +40,11 @@ _BLOCK = 1 << 20
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, RuntimeError, NotImplementedError)
 
 
-def open_data(
-    path: str | os.PathLike[str],
-    *,
-    label_map: Mapping[str, int] | None = None,
-    seed: int = 0,
-    shares: Mapping[Split, Share] = SHARES,
-    keep_leaks: bool = False,
-    cache: Path | None = None,
-    progress: bool = True,
-) -> Index:
+def open_data(path: str | os.PathLike[str], *, cache: Path | None = None, **options: Unpack[ScanOptions]) -> Index:
     """The index of what lies at `path`; images that had to be left out are logged as a warning.
 
-    The arguments are those of :func:`edgedet.data.scan.scan`, but that `cache` is the user's cache folder when not given, so
-    the second command on a folder opens no image again. An index that `data scan` wrote is taken as it is.
+    The options are those of :func:`edgedet.data.scan.scan`. `cache` is the user's cache folder when not given, so the second
+    command on a folder opens no image again. An index that `data scan` wrote is taken as it is.
 
     Raises:
         DataError: nothing usable there, or an archive that is damaged or reaches outside.
@@ -60,33 +53,19 @@ def open_data(
     source = Path(path)
     if source.is_file() and _is_index(source):
         return Index.load(source)
-    result = scan_data(
-        source, label_map=label_map, seed=seed, shares=shares, keep_leaks=keep_leaks, cache=cache, progress=progress
-    )
+    result = scan_data(source, cache=cache, **options)
     if result.errors:
         first = ": ".join(result.errors[0])
         log.warning("%s: %d images left out, the first: %s; `edgedet data scan` lists them", path, len(result.errors), first)
-    if result.leaks and not keep_leaks:
+    if result.leaks and not options.get("keep_leaks"):
         log.warning("%s: %d images left out, whose bytes also stand in an earlier split", path, len(result.leaks))
     return result.index
 
 
-def scan_data(
-    path: str | os.PathLike[str],
-    *,
-    label_map: Mapping[str, int] | None = None,
-    seed: int = 0,
-    shares: Mapping[Split, Share] = SHARES,
-    keep_leaks: bool = False,
-    cache: Path | None = None,
-    progress: bool = True,
-) -> ScanResult:
+def scan_data(path: str | os.PathLike[str], *, cache: Path | None = None, **options: Unpack[ScanOptions]) -> ScanResult:
     """As :func:`open_data`, with the errors, leaks and ignored files that `data scan` prints."""
     root = cache or cache_root()
-    source = unpacked(Path(path), root)
-    return scan(
-        source, label_map=label_map, seed=seed, shares=shares, keep_leaks=keep_leaks, cache=root, progress=progress
-    )
+    return scan(unpacked(Path(path), root), cache=root, **options)
 
 
 def unpacked(path: Path, root: Path | None = None) -> Path:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import msgspec
 import PIL
@@ -41,6 +42,16 @@ class ScanResult:
     leaks: tuple[Leak, ...]
     ignored: Mapping[str, int]
     layout: str
+
+
+class ScanOptions(TypedDict, total=False):
+    """What :func:`scan` can be told, for those that pass it on."""
+
+    label_map: Mapping[str, int] | None
+    seed: int
+    shares: Mapping[Split, Share]
+    keep_leaks: bool
+    progress: bool
 
 
 def scan(
