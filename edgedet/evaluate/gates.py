@@ -55,7 +55,14 @@ class GateResult:
         if self.outcome == "not measured":
             return f"{describe(self.gate)}: not measured: {self.reason}"
         sign = {"passed": "holds", "failed": "FAILS"}[self.outcome]
-        return f"{describe(self.gate)}: {sign}: {self.value:.4f}, bound {self.bound:.4f} ({self.slice}, n = {self.n:,})"
+        value, bound = self.shown
+        return f"{describe(self.gate)}: {sign}: {value}, bound {bound} ({self.slice}, n = {self.n:,})"
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """Value and bound for people; a dash for what was not measured."""
+        value, bound = ("-" if number is None else _beside(number, self.limit) for number in (self.value, self.bound))
+        return value, bound
 
 
 def conditions(gates: Iterable[Gate]) -> list[str]:
@@ -96,11 +103,11 @@ def describe(gate: Gate) -> str:
     """A gate in words, as in ``auc drop against ancestor <= 0.005 (worst generator, web)``."""
     scope = f"({gate.scope.replace('_', ' ')}, {gate.condition})"
     if gate.max_drop is not None:
-        return f"{gate.metric} drop against {gate.against} <= {gate.max_drop:g} {scope}"
+        return f"{gate.metric} drop against {gate.against} <= {gate.max_drop:.15g} {scope}"
     if gate.max_value is not None:
         other = " against parent" if gate.metric == "flip_rate" else ""
-        return f"{gate.metric}{other} <= {gate.max_value:g} {scope}"
-    return f"{gate.metric} >= {gate.min_value:g} {scope}"
+        return f"{gate.metric}{other} <= {gate.max_value:.15g} {scope}"
+    return f"{gate.metric} >= {gate.min_value:.15g} {scope}"
 
 
 def table(results: Sequence[GateResult]) -> Table:
@@ -113,9 +120,18 @@ def table(results: Sequence[GateResult]) -> Table:
         outcome = f"[{colours[result.outcome]}]{result.outcome}[/]"
         if result.reason:
             outcome += f": {result.reason}"
-        figures = ("-" if number is None else f"{number:.4f}" for number in (result.value, result.bound))
-        shown.add_row(describe(result.gate), escape(result.slice), f"{result.n:,}", *figures, outcome)
+        shown.add_row(describe(result.gate), escape(result.slice), f"{result.n:,}", *result.shown, outcome)
     return shown
+
+
+def _beside(number: float, limit: float) -> str:
+    """`number` with four decimals, or with as many more as it takes to show on which side of `limit` it is."""
+    texts = (f"{number:.{decimals}f}" for decimals in range(4, 18))
+    return next((text for text in texts if _side(float(text), limit) == _side(number, limit)), repr(number))
+
+
+def _side(number: float, limit: float) -> int:
+    return (number > limit) - (number < limit)
 
 
 def _refuse_test(evaluation: Evaluation) -> None:

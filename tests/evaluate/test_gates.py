@@ -24,8 +24,6 @@ def make_index(n_real=300, split="val", **fakes) -> Index:
 
 
 
-
-
 def evaluated(index, logits, condition="clean"):
     return {condition: slices.of_logits(np.asarray(logits, np.float32), CALIBRATION, index, condition=condition, n_boot=200)}
 
@@ -67,6 +65,27 @@ def test_the_bound_is_tested_not_the_point():
     assert (result.outcome, result.limit) == ("failed", 0.02)
     assert result.value == pytest.approx(drop["value"])
     assert result.bound == pytest.approx(drop["high"], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("bound", "outcome", "shown"),
+    [
+        (0.015, "passed", "bound 0.0150 "),
+        (0.0149, "passed", "bound 0.0149 "),
+        (0.01499, "passed", "bound 0.01499 "),
+        (0.01504, "failed", "bound 0.01504 "),
+        (0.0151, "failed", "bound 0.0151 "),
+        (0.015000001, "failed", "bound 0.015000001 "),
+        (float(np.nextafter(0.015, 1)), "failed", "bound 0.015000000000000001 "),
+    ],
+)
+def test_a_bound_is_never_shown_on_the_other_side_of_its_limit(bound, outcome, shown):
+    gate = Gate(metric="balanced_accuracy", max_drop=0.015)
+    result = gates.GateResult(gate, outcome, gates.OVERALL, 0.0123456, bound, 0.015, 400)
+    assert shown in result.text
+    assert "<= 0.015 " in result.text
+    assert "0.0123, " in result.text
+    assert shown.split()[1] in rendered(gates.table([result]))
 
 
 def test_a_generator_that_is_lost_fails_though_the_mean_holds():
