@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,7 @@ from onnx import NodeProto, helper, numpy_helper
 from edgedet.errors import QuantizeError
 
 Array = npt.NDArray[Any]
+_SMALL = 64
 
 
 class GraphView:
@@ -30,6 +32,7 @@ class GraphView:
         self.inputs = [value.name for value in model.graph.input if value.name not in self._initializers]
         self.input_types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
         self.outputs = [value.name for value in model.graph.output]
+        self._model = model
         if len({node.name for node in self.nodes}) != len(self.nodes):
             raise QuantizeError("the graph has nodes that share a name or have none: name them first")
 
@@ -76,9 +79,33 @@ class GraphView:
         """The inputs of `node` that are not constant."""
         return [name for name in node.input if name and self.constant(name) is None]
 
+    @cached_property
+    def shapes_of_one(self) -> dict[str, list[int]]:
+        """Tensor -> its shape for a batch of one image, as far as it can be inferred; 0 is an unknown side."""
+        graph = onnx.shape_inference.infer_shapes(_of_one_image(self._model), data_prop=True).graph
+        values = [value for value in (*graph.input, *graph.value_info) if value.type.tensor_type.HasField("shape")]
+        return {value.name: [side.dim_value for side in value.type.tensor_type.shape.dim] for value in values}
+
     def has_one_reader(self, tensor: str) -> bool:
         """Whether exactly one node reads `tensor`, and it is no output of the graph."""
         return len(self.consumers(tensor)) == 1 and tensor not in self.outputs
+
+
+def _of_one_image(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` for a batch of one, its large constants as inputs: shapes depend on small ones only, and copies cost time."""
+    one = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    one.graph.name = model.graph.name
+    one.graph.node.extend(model.graph.node)
+    one.graph.input.extend(model.graph.input)
+    for value in one.graph.input:
+        if value.type.tensor_type.shape.dim:
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= _SMALL:
+            one.graph.initializer.append(tensor)
+        else:
+            one.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return one
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

@@ -6,19 +6,22 @@
   with the convolution before it (``shortcut``). MaxPool and reshapes keep their input's scale.
 - In float: the last linear layer (its rounding error would be the logit's), gates that multiply features (sigmoid of pooled
   or channel-reduced features, DETECTORS: under 0.1 % of the MACs and most of the loss), and every operator that the target
-  does not list: softmax, LayerNorm, the subtraction of a residual front-end.
+  does not list: softmax, LayerNorm, GELU, the filters and the subtraction of a residual front-end.
+- Where the target's kernels work on tiles (``min_channels``): layers too small to fill one, and products with one row an image.
 
 What stays in float is listed with its reason: a stage writes it into the manifest.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from onnx import NodeProto
 
+from edgedet.quantize.front import PREFIX
 from edgedet.quantize.gates import gate_nodes
 from edgedet.quantize.graph import Array, GraphView, attributes
 from edgedet.quantize.pixels import PixelInput, find_pixel_input
@@ -77,6 +80,7 @@ class _Placer:
     def __init__(self, view: GraphView, scheme: Scheme, keep: Collection[str]) -> None:
         self.view, self.scheme, self.keep, self.plan = view, scheme, keep, Plan()
         self.in_int8: set[str] = set()
+        self.able: set[str] = set()  # nodes that can be quantized, whether they are or not
         self.gates = gate_nodes(view)
         self.heads = head_nodes(view)
         self.first = next((node.name for node in view.nodes if node.op_type == "Conv"), None)
@@ -103,8 +107,10 @@ class _Placer:
 
     def _weighted(self, node: NodeProto) -> None:
         reason = self._refusal(node)
-        if reason:
-            self.plan.left.append(Left(node.name, node.op_type, reason))
+        if reason is None:
+            self.able.add(node.name)
+        if reason or node.name in self.keep:
+            self.plan.left.append(Left(node.name, node.op_type, reason or "INT8 would cost too much there (mixed precision)"))
             return
         self.plan.weights[node.name] = weight_axis(node)
         pixels = None if self.scheme.symmetric or node.op_type != "Conv" else find_pixel_input(self.view, node)
@@ -116,15 +122,15 @@ class _Placer:
             self._write(node)
 
     def _refusal(self, node: NodeProto) -> str | None:
-        """Why `node` stays in float; None when it does not."""
+        """Why `node` cannot be quantized; None when it can."""
         if node.op_type not in self.scheme.ops:
             return "the target has no INT8 kernel for it"
         if node.name in self.heads:
             return "last linear layer"
         if node.name in self.gates:
             return "gate that multiplies features"
-        if node.name in self.keep:
-            return "INT8 would cost too much there (mixed precision)"
+        if node.name.startswith(PREFIX):
+            return "residual front-end"
         weight = self.view.constant(node.input[1])
         if weight is None or self.view.constant(node.input[0]) is not None:
             return "no constant weights (attention core)"
@@ -133,28 +139,48 @@ class _Placer:
         given = attributes(node)
         if given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0 or given.get("transA", 0):
             return "Gemm with alpha, beta or transA"
-        return self._narrow(node, weight)
+        return self._small(node, weight)
 
-    def _narrow(self, node: NodeProto, weight: Array) -> str | None:
-        """Why `node` is too narrow for the target's INT8 kernels, which pad; a first convolution of whole octets is not."""
-        if node.name == self.first and weight.shape[0] % 8 == 0 and weight.shape[2] == weight.shape[3]:
-            return None
-        inputs = weight.shape[1] * attributes(node).get("group", 1) if node.op_type == "Conv" else weight.shape[1]
-        if min(weight.shape[0], inputs) >= self.scheme.min_channels:
-            return None
-        return f"fewer than {self.scheme.min_channels} channels"
+    def _small(self, node: NodeProto, weight: Array) -> str | None:
+        """Why `node` does not fill the tiles of the target's INT8 kernels; the rules are those of NVIDIA's Model Optimizer."""
+        least = self.scheme.min_channels
+        if min(weight.shape[:2]) < least and not (node.op_type == "Conv" and self._fits(node, weight)):
+            return f"fewer than {least} channels"
+        if least > 1 and node.op_type != "Conv" and math.prod(self.view.shapes_of_one.get(node.input[0], [0, 0])[:-1]) == 1:
+            return "one row an image (GEMV)"
+        return None
+
+    def _fits(self, node: NodeProto, weight: Array) -> bool:
+        """Whether a convolution with few channels, or few in each group, has an INT8 kernel all the same."""
+        outputs, inputs, height, width = map(int, weight.shape)
+        if attributes(node).get("group", 1) > 1:
+            return outputs % 8 == 0 and min(height, width) >= 3
+        octets = outputs % 8 == 0 or inputs % 8 == 0
+        return octets and height == width and (node.name == self.first or max(outputs, inputs) >= self.scheme.min_channels)
 
     def _shortcut(self, node: NodeProto) -> None:
-        """An Add behind a quantized convolution: its other input, the one with fewer layers behind it, is read quantized."""
+        """An Add behind a quantized convolution, which fuses with it: the other input is read quantized.
+
+        Behind two of them, the one with more layers before it is fused. That does not depend on what is kept in float, so that
+        keeping a node quantizes no tensor that was not quantized before.
+        """
         inputs = self.view.variables(node)
-        if "Add" not in self.scheme.ops or len(inputs) != 2 or len(node.input) != 2:
+        if "Add" not in self.scheme.ops or len(set(inputs)) != 2 or len(node.input) != 2:
             return
-        shortcut, branch = sorted(inputs, key=lambda name: self.depth.get(name, 0))
+        fusible = [name for name in inputs if self._is_fusible(name)]
+        if not fusible:
+            return
+        branch = max(fusible, key=lambda name: self.depth.get(name, 0))
         before = self.view.producer(branch)
-        if before is None or before.op_type != "Conv" or not self.view.has_one_reader(branch):
-            return
-        if before.name in self.plan.weights:
-            self._read(node, shortcut)
+        if before is not None and before.name in self.plan.weights:
+            self._read(node, next(name for name in inputs if name != branch))
+
+    def _is_fusible(self, tensor: str) -> bool:
+        """Whether a convolution that can be quantized makes `tensor`, for one reader only."""
+        before = self.view.producer(tensor)
+        if before is None or before.op_type != "Conv":
+            return False
+        return before.name in self.able and self.view.has_one_reader(tensor)
 
     def _joining(self, node: NodeProto) -> None:
         """An Add or Concat whose inputs are all quantized already."""

@@ -1,5 +1,6 @@
 import onnx
 import pytest
+from onnx import helper
 
 from edgedet import target
 from edgedet.quantize.gates import gate_nodes
@@ -107,9 +108,9 @@ def test_a_scheme_can_leave_narrow_convolutions_but_not_the_first(make_net) -> N
     signed = {"activations": "int8", "symmetric": True, "bias": "float", "residual": "both", "outputs": True}
     scheme = Scheme(**signed, ops=("Conv",), min_channels=16)
     net = make_net()
-    narrow = net.conv(net.conv("x", 3, 8, "stem"), 8, 32, "narrow")
-    plan = place(GraphView(net.finish(net.conv(narrow, 32, 32, "wide"), 32)), scheme)
-    assert set(plan.weights) == {"stem_conv", "wide_conv"}
+    narrow = net.conv(net.conv("x", 3, 8, "stem"), 8, 8, "narrow")
+    plan = place(GraphView(net.finish(net.conv(net.conv(narrow, 8, 32, "wider"), 32, 32, "wide"), 32)), scheme)
+    assert set(plan.weights) == {"stem_conv", "wider_conv", "wide_conv"}
     assert left(plan)["narrow_conv"] == "fewer than 16 channels"
     assert left(plan)["head"] == "the target has no INT8 kernel for it"
 
@@ -158,3 +159,60 @@ def test_nothing_is_quantized_that_was_not_without_anything_kept(
         for node in whole.weights:
             assert set(place(view, scheme, keep={node}).tensors) <= set(whole.tensors)
         assert not place(view, scheme, keep=whole.weights).tensors
+
+
+def test_the_fused_side_of_an_addition_is_a_convolution_even_with_fewer_layers_before_it(make_net, tensorrt: Scheme) -> None:
+    """Xception: the branch ends in a pool, the shortcut in a convolution."""
+    net = make_net()
+    stem = net.conv("x", 3, 16, "stem")
+    branch = net.conv(net.conv(stem, 16, 32, "one"), 32, 32, "two", relu=False)
+    pooled = net.op("MaxPool", branch, name="pooled_branch", kernel_shape=[2, 2], strides=[2, 2])
+    shortcut = net.conv(stem, 16, 32, "shortcut", kernel=1, stride=2, relu=False)
+    joined = net.op("Add", pooled, shortcut, name="sum")
+    plan = place(GraphView(net.finish(joined, 32)), tensorrt)
+    assert plan.readers["pooled_branch"] == {"sum"}
+    assert "shortcut" not in plan.tensors
+
+
+@pytest.mark.parametrize(("channels", "kernel", "kept"), [(32, 3, False), (32, 1, True), (20, 3, True)])
+def test_depthwise_convolutions_are_quantized_where_there_is_a_kernel(
+    channels: int, kernel: int, kept: bool, make_net, tensorrt: Scheme
+) -> None:
+    net = make_net()
+    stem = net.conv("x", 3, channels, "stem")
+    deep = net.conv(stem, 1, channels, "deep", kernel=kernel)
+    next(node for node in net.nodes if node.name == "deep_conv").attribute.append(helper.make_attribute("group", channels))
+    reasons = left(place(GraphView(net.finish(deep, channels)), tensorrt))
+    assert reasons.get("deep_conv") == ("fewer than 16 channels" if kept else None)
+
+
+def test_a_product_with_one_row_an_image_stays_in_float(make_net, tensorrt: Scheme) -> None:
+    net = make_net()
+    stem = net.conv("x", 3, 32, "stem")
+    tokens = net.op("Reshape", stem, net.constant([0, 32, 256]), name="tokens")
+    weights = [net.constant(net.random.normal(0, 0.1, shape)) for shape in ((256, 64), (256, 8), (256, 64))]
+    net.op("MatMul", tokens, weights[0], name="many")
+    net.op("MatMul", tokens, weights[1], name="thin")
+    net.op("MatMul", net.op("ReduceMean", tokens, net.constant([1]), name="one", keepdims=0), weights[2], name="single")
+    for name in ("many", "thin", "single"):
+        net.op("ReduceMax", name, name=f"{name}_max", keepdims=0)
+    first = net.op("Add", net.op("Add", "many_max", "thin_max", name="both"), "single_max", name="all")
+    reasons = left(place(GraphView(net.finish(net.op("Add", stem, first, name="stem2"), 32)), tensorrt))
+    assert "many" not in reasons
+    assert reasons["thin"] == "fewer than 16 channels"
+    assert reasons["single"] == "one row an image (GEMV)"
+
+
+def test_the_filters_of_a_front_end_stay_in_float(make_net, tensorrt: Scheme) -> None:
+    net = make_net()
+    bank = net.conv("x", 3, 16, "front_end/bank", relu=False)
+    reasons = left(place(GraphView(net.finish(net.conv(bank, 16, 16, "stem"), 16)), tensorrt))
+    assert reasons["front_end/bank"] == "residual front-end"
+
+
+def test_hard_swish_is_left_whole(make_net, tensorrt: Scheme) -> None:
+    net = make_net()
+    stem = net.conv("x", 3, 16, "stem", relu=False)
+    swish = net.op("Mul", stem, net.op("HardSigmoid", stem, name="hard"), name="swish")
+    plan = place(GraphView(net.finish(net.conv(swish, 16, 16, "next"), 16)), tensorrt)
+    assert set(plan.tensors) == {"x", "swish"}
