@@ -1,4 +1,4 @@
-"""The command line: one command a stage. Exit codes: 0 done, 1 error, 2 usage, 3 a gate failed, 130 interrupted.
+"""The command line: one command a stage. Exit codes: 0 done, 1 error, 2 usage, 3 a gate failed, 130 interrupted, 143 ended.
 
 Each command prints a table for people on stdout and writes the same as JSON with ``--json FILE`` (``-`` is stdout);
 progress goes to stderr. Handlers import what they need when they run: ``edgedet --help`` loads neither torch nor onnxruntime.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import typer
@@ -20,6 +22,8 @@ from edgedet.cli.common import leads, warn
 from edgedet.errors import EdgedetError
 
 INTERRUPTED = 130
+TERMINATED = 143
+_SAID: dict[object, str] = {INTERRUPTED: "interrupted", TERMINATED: "ended by a signal"}
 
 app = typer.Typer(
     name="edgedet",
@@ -69,17 +73,34 @@ def main() -> None:
 
 def _run(asked: _Asked) -> None:
     try:
-        app(prog_name="edgedet", obj=asked)
+        with _leaving_nothing_behind():
+            app(prog_name="edgedet", obj=asked)
     except SystemExit as done:
         # Typer turns Ctrl-C into this code without a word.
-        if done.code == INTERRUPTED:
-            warn("interrupted")
+        if done.code in _SAID:
+            warn(_SAID[done.code])
         raise
     except (EdgedetError, OSError, ModuleNotFoundError) as error:
         if asked.debug or _is_ours(error):
             raise
         warn(_explained(error))
         sys.exit(error.exit_code if isinstance(error, EdgedetError) else 1)
+
+
+@contextlib.contextmanager
+def _leaving_nothing_behind() -> Iterator[None]:
+    """SIGTERM, with which a scheduler or a container ends a command, clears away half-written files as Ctrl-C does.
+
+    Not under torchrun: a process that waits for another would not hear of it, and must end at once.
+    """
+    if "RANK" in os.environ:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_ours(error: Exception) -> bool:

@@ -89,6 +89,7 @@ def unpack(archive: Path, root: Path) -> Path:
     target = root / "archives" / sha256_of(archive)[:32]
     if target.is_dir():
         return target
+    log.info("%s: unpacking to %s", archive, target)
     temporary = partial(target)
     limit = max(_LEAST_LIMIT, _MOST_RATIO * archive.stat().st_size)
     with explained(target):

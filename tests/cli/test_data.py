@@ -1,9 +1,15 @@
 """``edgedet data``: layouts to an index, and the embedded data set."""
 
+import io
 import json
+import signal
+import subprocess
+import tarfile
+import time
 
 import pytest
-from command import assert_one_line
+from command import COMMAND, assert_one_line, environment
+from PIL import Image
 
 from edgedet.data.index import Index
 
@@ -40,6 +46,28 @@ def test_what_is_left_out_is_counted_and_listed_whatever_its_name(edgedet, demo,
     assert said["images"] == 8
     assert [each["path"] for each in said["errors"]] == ["fake/bro\nken.jpg", "fake/caf\\udce9.jpg"]
     assert [line.split(":")[:2] for line in done.err.splitlines()] == [["edgedet", " left out"]] * 2
+
+
+@pytest.mark.parametrize(("kind", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended")])
+def test_an_archive_is_unpacked_whole_or_not_at_all(tmp_path, kind, code, word):
+    image = io.BytesIO()
+    Image.new("L", (4, 4)).save(image, "PNG")
+    with tarfile.open(tmp_path / "set.tar", "w") as packed:
+        for number in range(10_000):
+            member = tarfile.TarInfo(f"real/{number}.png")
+            member.size = len(image.getvalue())
+            packed.addfile(member, io.BytesIO(image.getvalue()))
+    command = [*COMMAND, "data", "scan", tmp_path / "set.tar", "--out", tmp_path / "index.csv"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(tmp_path / "cache"))
+    while not any(tmp_path.glob("cache/archives/.*.partial-*/real/*")) and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(kind)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert err.splitlines()[-1].startswith(f"edgedet: {word}")
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("cache/archives/*")) + list(tmp_path.glob("cache/archives/.*"))
+    assert not (tmp_path / "index.csv").exists()
 
 
 @pytest.mark.parametrize(
