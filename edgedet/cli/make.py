@@ -83,7 +83,7 @@ def export(
     out: Out,
     target: Annotated[str, typer.Option(help="A target's name or TOML file, or NAME@RELEASE; host is this machine.")] = "host",
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and activations; needs --data for the ranges.")] = False,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision; needs --data for the range check.")] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Full precision, the default.")] = False,
     engine: Annotated[bool, typer.Option("--engine", help="TensorRT's engine of an ONNX artifact, for this device.")] = False,
     data: Data = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,10 +20,10 @@ from edgedet.evaluate.assess import assess, carry_over
 from edgedet.export import compile as compiler
 from edgedet.export import parity
 from edgedet.export.parity import Logits, Parity, ParityGate
+from edgedet.export.precision import Lowered, linted, lower
 from edgedet.preprocess import Pixels
-from edgedet.quantize.model import Quantized, quantize
 from edgedet.quantize.ranges import Method
-from edgedet.quantize.sample import take_sample
+from edgedet.quantize.sample import Images, take_sample
 from edgedet.quantize.search import QuantizeOptions
 from edgedet.quantize.sensitivity import MixedGate
 from edgedet.recipe import Config
@@ -40,7 +40,7 @@ class ExportConfig(Config, frozen=True, kw_only=True):
     """What to make of a checkpoint.
 
     ranges, percentile, bias_correction, mixed: of INT8, see `edgedet.quantize.search.QuantizeOptions`.
-    images: of the ranges split that INT8 ranges are found on.
+    images: of the ranges split that INT8 ranges, and what FP16 would overflow, are found on.
     held_out: more of them, on which nothing is found, to decide by where something is to be tried.
     opset: of the graph; None is the target's.
     parity: limits on the golden inputs; None is the precision's, `edgedet.export.parity.GATES`.
@@ -69,19 +69,18 @@ class _Float:
     parent_logits: Logits
 
 
-def run(
-    config: ExportConfig, parent: Artifact, data: Index | None, out: Path, *, assessed: bool = True
-) -> Artifact:
+def run(config: ExportConfig, parent: Artifact, data: Index | None, out: Path, *, assessed: bool = True) -> Artifact:
     """Write `parent` as a graph for ``config.target`` at `out`.
 
-    With `data`, thresholds are fitted again on its validation split and the gates are measured; INT8 needs it, for the ranges.
-    Without it, or with `assessed` false, the calibration and the figures are the parent's, and a note says so.
+    With `data`, thresholds are fitted again on its validation split and the gates are measured; INT8 and FP16 need it, for
+    ranges. Without it, or with `assessed` false, the calibration and the figures are the parent's, and a note says so.
 
     Raises:
-        ExportError: the target does not take this precision, or the graph is not what was promised or does not compile.
+        ExportError: the target does not take this precision, or the graph is not what was promised, breaks a rule of TensorRT's
+            or does not compile.
         ParityError: its logits on the golden inputs are too far from the parent's.
         QuantizeError: nothing can be quantized.
-        DataError: no data for INT8, or the ranges split overlaps those that judge.
+        DataError: no data for INT8 or FP16, or the ranges split overlaps those that judge.
         ArtifactError: `out` exists, or `parent` is neither a checkpoint nor an FP32 graph.
     """
     artifacts.check_free(out)
@@ -89,15 +88,14 @@ def run(
     _require_precision(config, target)
     golden = parent.golden
     source = _float_graph(config, target, parent, golden.pixels)
-    quantized = _quantized(config, target, parent, data, source.model) if config.precision == "int8" else None
-    model = quantized.model if quantized else source.model
-    measured = prove(model, golden.pixels, source.parent_logits, parent)
+    lowered = _lowered(config, target, parent, data, source.model)
+    measured = prove(lowered.model, golden.pixels, source.parent_logits, parent)
     measured.hold(config.parity or parity.GATES[config.precision], f"{parent.path} in {config.precision}")
     with artifacts.writing(out) as draft:
-        onnx.save(model, draft.path / MODEL)
+        onnx.save(lowered.model, draft.path / MODEL)
         Golden(golden.images, golden.pixels, source.parent_logits, measured.logits).save(draft.path / GOLDEN)
-        draft.manifest = _manifest(config, target, parent, model, measured, quantized)
-        draft.manifest = _with_evidence(draft.manifest, draft.path / MODEL, target, quantized)
+        draft.manifest = _manifest(config, target, parent, lowered, measured)
+        draft.manifest = _with_evidence(draft.manifest, draft.path / MODEL, target, lowered)
         if data is not None and assessed:
             draft.manifest = assess(draft, data, parent=parent)
         else:
@@ -117,7 +115,7 @@ def prove(model: onnx.ModelProto, pixels: Pixels, parent_logits: Logits, parent:
             runtime.close()
 
 
-def _with_evidence(manifest: Manifest, path: Path, target: Target, quantized: Quantized | None) -> Manifest:
+def _with_evidence(manifest: Manifest, path: Path, target: Target, lowered: Lowered) -> Manifest:
     """For an NVIDIA GPU: the graph compiled ahead of time, every convolution that was quantized reading Int8."""
     if not target.compiles_for:
         return manifest
@@ -126,7 +124,7 @@ def _with_evidence(manifest: Manifest, path: Path, target: Target, quantized: Qu
         return msgspec.structs.replace(manifest, notes=(*manifest.notes, note))
     size = (manifest.preprocess.height, manifest.preprocess.width)
     compiled = compiler.compile_ahead(path, capability=target.compiles_for, size=size)
-    compiled.require_int8(quantized.convolutions if quantized else ())
+    compiled.require_int8(lowered.convolutions)
     return msgspec.structs.replace(manifest, metrics={**manifest.metrics, "compiled": compiled.figures})
 
 
@@ -173,27 +171,26 @@ def _from_checkpoint(parent: Artifact, pixels: Pixels, opset: int) -> _Float:
     return _Float(model, logits)
 
 
-def _quantized(
-    config: ExportConfig, target: Target, parent: Artifact, data: Index | None, model: onnx.ModelProto
-) -> Quantized:
-    if data is None:
-        raise DataError("INT8 ranges are found on real images: give --data, a data set with a ranges split")
+def _lowered(config: ExportConfig, target: Target, parent: Artifact, data: Index | None, model: onnx.ModelProto) -> Lowered:
+    """`model` in the precision asked for, with the target's opset and within its rules."""
     options = QuantizeOptions(
         ranges=config.ranges, percentile=config.percentile, bias_correction=config.bias_correction, mixed=config.mixed
     )
-    held_out = config.held_out if options.judges else 0
+    images = None if config.precision == "fp32" else _images(config, parent, data, options)
+    lowered = lower(model, config.precision, target, images, options)
+    return replace(lowered, notes=(*lowered.notes, *linted(lowered.model, target)))
+
+
+def _images(config: ExportConfig, parent: Artifact, data: Index | None, options: QuantizeOptions) -> Images:
+    if data is None:
+        what = "INT8 ranges are found" if config.precision == "int8" else "what FP16 would overflow is found"
+        raise DataError(f"{what} on real images: give --data, a data set with a ranges split")
+    held_out = config.held_out if config.precision == "int8" and options.judges else 0
     sample = take_sample(data, config.images, few=_FEW, held_out=held_out, seed=config.seed)
-    return quantize(model, target, sample.images(parent.manifest.preprocess, parent.manifest.calibration.verdict), options)
+    return sample.images(parent.manifest.preprocess, parent.manifest.calibration.verdict)
 
 
-def _manifest(
-    config: ExportConfig,
-    target: Target,
-    parent: Artifact,
-    model: onnx.ModelProto,
-    measured: Parity,
-    quantized: Quantized | None,
-) -> Manifest:
+def _manifest(config: ExportConfig, target: Target, parent: Artifact, lowered: Lowered, measured: Parity) -> Manifest:
     before = parent.manifest
     return Manifest(
         kind="onnx",
@@ -204,12 +201,12 @@ def _manifest(
         labels=before.labels,
         calibration=before.calibration,
         gates=before.gates if config.gates is None else config.gates,
-        metrics={"parity": measured.figures, **({"quantization": quantized.figures} if quantized else {})},
-        notes=quantized.notes if quantized else (),
+        metrics={"parity": measured.figures, **({"quantization": lowered.figures} if lowered.figures is not None else {})},
+        notes=lowered.notes,
         seed=config.seed,
         config=msgspec.to_builtins(config),
         lineage=parent.lineage_for_child(),
-        graphs=(_graph(config, target, model),),
+        graphs=(_graph(config, target, lowered.model),),
         tools=artifacts.tool_versions("onnx", "onnxscript", "torch"),
     )
 

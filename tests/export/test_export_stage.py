@@ -17,6 +17,7 @@ from edgedet.artifact import Artifact, Calibration, DetectorSpec, Gate, Manifest
 from edgedet.data.index import Index, Row
 from edgedet.errors import ArtifactError, DataError, ExportError, ParityError
 from edgedet.export import compile as compiler
+from edgedet.export.lint import Finding
 from edgedet.export.parity import ParityGate
 from edgedet.export.stage import ExportConfig, run
 from edgedet.models.pixels import PixelModel
@@ -116,6 +117,56 @@ def test_int8_for_the_rtx_3090_compiles_with_every_convolution_in_int8(fp32: Art
     assert "no measurement" in found["evidence"]
 
 
+@pytest.fixture
+def compiled_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These are about the graph; that it compiles is held above and in test_every_model."""
+    monkeypatch.setattr(compiler, "available", lambda: False)
+
+
+def scale_types(artifact: Artifact) -> set[str]:
+    """The types of the scales of all Q/DQ pairs."""
+    graph = onnx.load(artifact.graph).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    return {str(constants[node.input[1]].dtype) for node in graph.node if "QuantizeLinear" in node.op_type}
+
+
+@pytest.mark.usefixtures("compiled_nothing")
+@pytest.mark.parametrize(
+    ("target", "opset", "scales"),
+    [("jetson-orin-nano", 18, {"float32"}), ("jetson-orin-nano@7.2", 20, {"float16", "float32"})],
+)
+def test_what_is_around_int8_depends_on_tensorrts_version(
+    target: str, opset: int, scales: set[str], checkpoint: Artifact, data: Index, tmp_path: Path
+) -> None:
+    config = ExportConfig(target=target, precision="int8", parity=ParityGate())
+    child = run(config, checkpoint, data, tmp_path / "jetson", assessed=False)
+    assert child.manifest.graphs[0].opset == opset
+    assert scale_types(child) == scales  # float32 is the pixels' own
+    assert np.corrcoef(child.golden.logits, checkpoint.golden.logits)[0, 1] > 0.95
+
+
+@pytest.mark.usefixtures("compiled_nothing")
+@pytest.mark.parametrize(("target", "opset"), [("rtx-3090", 20), ("jetson-orin-nano", 18)])
+def test_half_precision_is_in_the_graph_and_close(
+    target: str, opset: int, checkpoint: Artifact, data: Index, tmp_path: Path
+) -> None:
+    child = run(ExportConfig(target=target, precision="fp16"), checkpoint, data, tmp_path / "fp16", assessed=False)
+    (graph,) = child.manifest.graphs
+    assert (graph.precision, graph.opset) == ("fp16", opset)
+    assert any("nodes in FP16" in note for note in child.manifest.notes)
+    assert child.manifest.metrics["parity"]["max_relative"] < 5e-3
+    weights = [tensor for tensor in onnx.load(child.graph).graph.initializer if len(tensor.dims) == 4 and tensor.dims[2] == 3]
+    assert {tensor.data_type for tensor in weights} == {onnx.TensorProto.FLOAT16}
+
+
+def test_a_graph_that_tensorrt_would_refuse_is_not_written(fp32: Artifact, tmp_path: Path, monkeypatch) -> None:
+    finding = Finding("operator", "error", "node_x", "TensorRT has no importer for Det", "rewrite it with others")
+    monkeypatch.setattr("edgedet.export.precision.lint", lambda model, target: [finding])
+    with pytest.raises(ExportError, match=r"1 findings: node_x: TensorRT has no importer for Det \(rewrite it with others\)$"):
+        run(ExportConfig(target="rtx-3090"), fp32, None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_graph_of_another_opset_is_not_taken_for_a_target(fp32: Artifact, data: Index, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="opset 20, jetson-orin-nano takes 18: export from the checkpoint"):
         run(ExportConfig(target="jetson-orin-nano", precision="int8"), fp32, data, tmp_path / "jetson")
@@ -144,6 +195,7 @@ def test_a_parent_whose_golden_logits_do_not_come_out_again_is_refused(checkpoin
     ("config", "error", "message"),
     [
         (ExportConfig(target="cpu-x86", precision="int8"), DataError, "give --data, a data set with a ranges split"),
+        (ExportConfig(target="rtx-3090", precision="fp16"), DataError, "what FP16 would overflow is found on real images"),
         (ExportConfig(target="cpu-x86", precision="fp16"), ExportError, "takes fp32 or int8, not fp16"),
     ],
 )
