@@ -79,10 +79,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheels of all that edgedet's core needs, from the package index."""
+    """A folder with the wheels of all that edgedet's core needs under any Python, from the package index."""
     from edgedet.export.wheel import requirements
 
     folder = tmp_path_factory.mktemp("wheels")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--dest", str(folder)]
-    subprocess.run([*command, *requirements()], check=True, capture_output=True, timeout=1200)
+    needs = [line.partition(";")[0] for line in requirements()]
+    subprocess.run([*command, *needs], check=True, capture_output=True, timeout=1200)
     return folder

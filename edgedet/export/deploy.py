@@ -118,7 +118,7 @@ def _copy(host: Host, packed: Packed, place: str) -> None:
     log.info("%s: copying %.1f MB", host.destination, packed.path.stat().st_size / 1e6)
     target = shlex.quote(f"{place}/{_INCOMING}")
     with packed.path.open("rb") as file:
-        _run(host, f"mkdir -p {shlex.quote(place)} && cat >{target}", stdin=file)
+        _run(host, f"mkdir -p {shlex.quote(place)} && cat >{target} || {{ rm -f {target}; exit 1; }}", stdin=file)
 
 
 def _installed(host: Host, packed: Packed, options: Sequence[str], place: str) -> DeployError | None:

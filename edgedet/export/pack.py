@@ -118,10 +118,10 @@ def _requirements() -> dict[str, Content]:
 
 
 def _wheels(folder: Path, target: Target) -> dict[str, Content]:
-    """Every wheel of `folder`, once the core's own needs are among them."""
+    """Every wheel of `folder`, once the core's own needs are among them, also those of a Python that is not this one."""
     paths = {path.name: path for path in sorted(folder.glob("*.whl")) if _package(path.name) != "edgedet"}
     there = {_package(name) for name in paths}
-    needed = {_package(line) for line in wheel.requirements() if ";" not in line}
+    needed = {_package(line) for line in wheel.requirements()}
     missing = sorted(needed - there - ({ALTERNATIVE} if target.runtime != ALTERNATIVE else set()))
     if missing:
         raise ExportError(

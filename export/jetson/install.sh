@@ -137,7 +137,7 @@ PYTHON
 # A virtual environment that sees the device's TensorRT, with edgedet and what it needs.
 environment() {
     say "making a virtual environment"
-    "$python" -m venv --system-site-packages "$1/venv" >/dev/null || die "$python cannot make a virtual environment"
+    "$python" -m venv --system-site-packages "$1/venv" >/dev/null || die "$python cannot make a virtual environment: see above, and see that the disk has room"
     set -- "$1" "$1/venv/bin/python"
     [ "$runtime" != tensorrt ] || require_tensorrt "$2"
     set -- "$@" -r "$1/edgedet-bundle/requirements.txt"

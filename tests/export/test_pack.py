@@ -84,7 +84,7 @@ def test_the_sample_is_of_the_validation_split_and_even(tmp_path):
 def test_wheels_are_all_there_or_refused(artifact, tmp_path):
     folder = tmp_path / "wheels"
     folder.mkdir()
-    names = ("numpy", "pillow", "msgspec", "rich", "markdown_it_py")
+    names = ("numpy", "pillow", "msgspec", "rich", "markdown_it_py", "tomli")
     for name in names:
         (folder / f"{name}-1.0-py3-none-any.whl").write_bytes(name.encode())
     with pytest.raises(ExportError, match="has no wheel of typer: fill it with `pip download"):
