@@ -108,13 +108,11 @@ def _device_files(target: Target) -> dict[str, Content]:
 
 
 def _requirements() -> dict[str, Content]:
-    core, alternative = [], []
-    for line in wheel.requirements():
-        (alternative if _package(line) == ALTERNATIVE else core).append(f"{line}\n")
-    return {
-        "requirements.txt": "".join(core).encode(),
-        f"requirements-{ALTERNATIVE}.txt": "".join(alternative).encode(),
-    }
+    def lines(alternative: bool) -> bytes:
+        chosen = (line for line in wheel.requirements() if (_package(line) == ALTERNATIVE) == alternative)
+        return "".join(f"{line}\n" for line in chosen).encode()
+
+    return {"requirements.txt": lines(False), f"requirements-{ALTERNATIVE}.txt": lines(True)}
 
 
 def _wheels(folder: Path, target: Target) -> dict[str, Content]:

@@ -80,7 +80,7 @@ def _package() -> dict[str, bytes]:
 
 def _data() -> dict[str, bytes]:
     """Recipes, targets and published figures, which in a checkout lie beside the package."""
-    found = {}
+    found: dict[str, bytes] = {}
     for folder in typing.get_args(recipe.Folder):
         root = recipe.folder_of(folder)
         found |= {f"edgedet/_shipped/{folder}/{path}": (root / path).read_bytes() for path in _below(root)}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -13,6 +16,7 @@ from tiny_bundle import TARGET, exported, labelled
 from edgedet.data.index import Index
 from edgedet.errors import ArtifactError, DataError, ExportError
 from edgedet.export import pack, wheel
+from edgedet.export.bundle import inspect
 from edgedet.runtime.detector import Detector
 from edgedet.target import resolve
 
@@ -109,3 +113,15 @@ def test_a_graph_for_another_device_or_release_is_refused(make_onnx_artifact, ar
     out.touch()
     with pytest.raises(ArtifactError, match="exists already"):
         pack.write(artifact, resolve(TARGET), out)
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_packs_the_same_bundle(artifact, tmp_path):
+    here = pack.write(artifact, resolve(TARGET), tmp_path / "here.tar.gz")
+    (tmp_path / wheel.name()).write_bytes(wheel.build())
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", str(site)]
+    subprocess.run([*command, str(tmp_path / wheel.name())], check=True, capture_output=True, timeout=300)
+    command = [sys.executable, "-m", "edgedet", "bundle", str(artifact.path), "--target", TARGET, "--out", "there.tar.gz"]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, check=True, timeout=300)
+    assert inspect(tmp_path / "there.tar.gz").digest == here.digest
