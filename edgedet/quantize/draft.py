@@ -10,6 +10,7 @@ import onnx
 from edgedet.errors import QuantizeError
 from edgedet.quantize import qdq
 from edgedet.quantize.graph import GraphView, name_nodes
+from edgedet.quantize.pixels import pixels_of
 from edgedet.quantize.placement import Plan, place
 from edgedet.quantize.ranges import Range
 from edgedet.quantize.session import cut
@@ -47,8 +48,20 @@ class Draft:
         return cls(named, scheme, plan, {}, weight_bits)
 
     def ranged(self, found: Mapping[str, Range]) -> Draft:
-        """With the ranges `found` for the observed tensors of this plan; what only passes values on takes their maker's."""
-        return replace(self, ranges={name: found[root] for name, root in self.plan.tensors.items()})
+        """With the ranges `found` for the observed tensors of this plan; what only passes values on takes their maker's.
+
+        Normalised pixels that fit the integers as they are take the range of all pixels instead: it rounds none of them.
+        """
+        ranges = {name: found[root] for name, root in self.plan.tensors.items()}
+        return replace(self, ranges=ranges | self._exact())
+
+    def _exact(self) -> dict[str, Range]:
+        """The ranges of signed tensors that are ``gain * (pixel - 128)``."""
+        if not self.scheme.symmetric:
+            return {}
+        view = GraphView(self.model)
+        inputs = [pixels_of(view, name) for name in self.plan.tensors]
+        return {pixels.tensor: pixels.signed_range for pixels in inputs if pixels is not None and pixels.fits_signed}
 
     def keeping(self, nodes: Collection[str]) -> Draft:
         """With `nodes` in float. Ranges stay: a smaller plan quantizes no other tensors."""

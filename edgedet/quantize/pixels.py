@@ -26,6 +26,8 @@ Vector = npt.NDArray[np.float64]
 HALF_STEP = 0.5 + 1e-3
 """Rounding a padding value costs no more than rounding any pixel would."""
 
+_SIGNED_ZERO = 128
+
 
 @dataclass(frozen=True)
 class PixelInput:
@@ -46,6 +48,17 @@ class PixelInput:
         """Its zero point."""
         return int(np.clip(np.round(self.zero.mean()), 0, 255))
 
+    @property
+    def fits_signed(self) -> bool:
+        """Whether ``pixel - 128`` is the tensor in steps of one gain: int8 with zero point 0 then rounds nothing."""
+        same = bool(np.ptp(self.gain) <= 1e-6 * self.gain.min())
+        return same and bool(np.abs(self.zero - _SIGNED_ZERO).max() < 1e-3)
+
+    @property
+    def signed_range(self) -> tuple[float, float]:
+        """The least and the greatest value of a pixel, where it :attr:`fits_signed`."""
+        return -_SIGNED_ZERO * self.scale, (255 - _SIGNED_ZERO) * self.scale
+
     def rewrite(self, weight: Array, bias: Array) -> tuple[Array, Array]:
         """Weights (O, C, kH, kW) and bias (O,) that give on the uint8 tensor what the old ones give on `tensor`."""
         shift = weight.sum(axis=(2, 3), dtype=np.float64) @ (self.gain * (self.zero_point - self.zero))
@@ -54,7 +67,7 @@ class PixelInput:
 
 def find_pixel_input(view: GraphView, convolution: NodeProto) -> PixelInput | None:
     """How `convolution` can read the pixels; None when it does not, or when its padding would not be zero."""
-    found = _affine(view, convolution.input[0])
+    found = pixels_of(view, convolution.input[0])
     if found is None or attributes(convolution).get("group", 1) != 1:
         return None
     if _pads(convolution) and np.abs(found.zero - found.zero_point).max() > HALF_STEP:
@@ -62,8 +75,11 @@ def find_pixel_input(view: GraphView, convolution: NodeProto) -> PixelInput | No
     return found
 
 
-def _affine(view: GraphView, tensor: str) -> PixelInput | None:
-    """Follow Add, Sub, Mul and Div by constants, and the layout change, from `tensor` back to the Cast of the pixels."""
+def pixels_of(view: GraphView, tensor: str) -> PixelInput | None:
+    """Follow Add, Sub, Mul and Div by constants, and the layout change, from `tensor` back to the Cast of the pixels.
+
+    None when it is made of anything else.
+    """
     gain, offset, axis, current = np.ones(3), np.zeros(3), 1, tensor
     while (node := view.producer(current)) is not None:
         if node.op_type == "Cast":

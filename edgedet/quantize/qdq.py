@@ -41,7 +41,7 @@ def parameters(found: Range, scheme: Scheme) -> Parameters:
     low, high = min(found[0], 0.0), max(found[1], 0.0)
     bottom, top = _LIMITS[scheme.activations]
     if scheme.symmetric:
-        return Parameters(max(max(-low, high) / top, SMALLEST_SCALE), 0, scheme.activations)
+        return Parameters(max(low / bottom, high / top, SMALLEST_SCALE), 0, scheme.activations)
     scale = max((high - low) / (top - bottom), SMALLEST_SCALE)
     return Parameters(scale, int(np.clip(round(bottom - low / scale), bottom, top)), scheme.activations)
 

@@ -1,3 +1,4 @@
+import numpy as np
 import onnx
 import pytest
 
@@ -46,6 +47,17 @@ def test_what_passes_values_on_takes_their_range(make_net, pixels) -> None:
     assert draft.ranges["max"] == draft.ranges["stem"]
     # With the first convolution in float the pooling's output is a tensor of its own, and has its range already.
     onnx.checker.check_model(draft.keeping(["stem_conv"]).write(), full_check=True)
+
+
+@pytest.mark.parametrize(("zero", "std", "exact"), [(128, 0.5, True), (128, (0.5, 0.4, 0.5), False), (127.5, 0.5, False)])
+def test_signed_pixels_are_rounded_only_where_they_must_be(make_net, pixels, run, zero, std, exact: bool) -> None:
+    net = make_net(mean=(zero / 255,) * 3, std=std if isinstance(std, tuple) else (std,) * 3)
+    model = net.finish(net.conv("x", 3, 16, "stem"), 16)
+    draft = Draft.of(model, target.load("rtx-3090").int8)
+    draft = draft.ranged(find_ranges(draft.model, draft.plan.observed, lambda: [pixels], symmetric=True))
+    every = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    rounding = np.abs(run(draft.write("stem_conv"), every, "x_dequantized") - run(model, every, "x")).max()
+    assert (rounding < 1e-5) == exact
 
 
 def test_the_float_graph_is_not_changed(residual_net: onnx.ModelProto) -> None:

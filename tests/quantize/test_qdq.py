@@ -41,7 +41,8 @@ def test_unsigned_parameters_represent_zero_exactly(found, expected: Parameters)
 
 
 def test_signed_parameters_have_zero_point_zero() -> None:
-    assert parameters((-1.27, 0.5), SIGNED) == Parameters(pytest.approx(0.01), 0, "int8")
+    assert parameters((-1.27, 1.27), SIGNED) == Parameters(pytest.approx(0.01), 0, "int8")
+    assert parameters((-1.28, 0.5), SIGNED) == Parameters(pytest.approx(0.01), 0, "int8")  # there is a -128
 
 
 @pytest.mark.parametrize(("axis", "bits", "top"), [(0, 8, 127), (1, 8, 127), (0, 7, 63), (None, 8, 127)])
