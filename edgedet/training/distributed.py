@@ -53,7 +53,10 @@ class Group:
         return nn.parallel.DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
 
     def average_buffers(self, module: nn.Module) -> None:
-        """Running statistics become the mean over processes: each has seen only its own micro-batches."""
+        """Running means and variances become their mean over processes: each has seen only its own micro-batches.
+
+        The spread between the processes' means is not in that variance; with shuffled images it is small.
+        """
         if self.world == 1:
             return
         for norm in module.modules():
