@@ -36,7 +36,7 @@ DEFAULT_MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """What is decoded. The rest of what Pillow reads is left out: no photograph comes so, and a PostScript file would be run."""
 
-_FILTERS = {
+FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -95,8 +95,7 @@ class Preprocess(Config, frozen=True, kw_only=True):
         """The geometry alone, on an RGB image; a numpy array (writable, C order)."""
         if self.geometry == "resize_squash":
             image = _resize(image, self.height, self.width, self.interpolation, self.antialias)
-        elif self.geometry == "resize_shorter_crop":
-            assert self.resize is not None
+        elif self.resize is not None:  # resize_shorter_crop, and no other
             scale = self.resize / min(image.size)
             height, width = max(self.resize, round(image.height * scale)), max(self.resize, round(image.width * scale))
             if height * width > self.max_pixels:
@@ -255,7 +254,7 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
 def _resize(image: Image.Image, height: int, width: int, interpolation: str, antialias: bool) -> Image.Image:
     if image.size == (width, height):
         return image
-    resample = _FILTERS[interpolation]
+    resample = FILTERS[interpolation]
     if antialias or interpolation == "nearest":
         return image.resize((width, height), resample)
     if interpolation == "lanczos":

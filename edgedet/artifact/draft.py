@@ -27,15 +27,24 @@ class Draft:
     path: Path
     manifest: Manifest | None = None
 
+    @property
+    def so_far(self) -> Manifest:
+        """The manifest that the stage has set.
+
+        Raises:
+            ArtifactError: it has set none yet.
+        """
+        if self.manifest is None:
+            raise ArtifactError(f"{self.path}: the stage set no manifest")
+        return self.manifest
+
     def preview(self) -> Artifact:
         """What is there so far as an artifact that can be loaded and run, before its figures are known.
 
         Raises:
             ArtifactError: the stage has set no manifest yet.
         """
-        if self.manifest is None:
-            raise ArtifactError(f"{self.path}: the stage set no manifest")
-        complete = msgspec.structs.replace(self.manifest, files=_hashes(self.path))
+        complete = msgspec.structs.replace(self.so_far, files=_hashes(self.path))
         return Artifact(self.path, complete, hashlib.sha256(msgspec.json.encode(complete)).hexdigest())
 
 
@@ -53,9 +62,7 @@ def writing(out: str | os.PathLike[str]) -> Iterator[Draft]:
         temporary.mkdir(parents=True)
         draft = Draft(temporary)
         yield draft
-        if draft.manifest is None:
-            raise ArtifactError(f"{target}: the stage set no manifest")
-        _finish(draft.manifest, temporary)
+        _finish(draft.so_far, temporary)
         temporary.replace(target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.ENOTEMPTY):

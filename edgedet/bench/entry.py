@@ -75,15 +75,24 @@ class Entry:
             self.detector = None
 
     @property
-    def runtime(self) -> Runtime:
-        """The loaded runtime.
+    def loaded(self) -> Detector:
+        """The loaded detector.
 
         Raises:
             BenchError: nothing is loaded.
         """
         if self.detector is None:
             raise BenchError(f"{self.name}: nothing is loaded, so it cannot be run")
-        return self.detector.runtime
+        return self.detector
+
+    @property
+    def runtime(self) -> Runtime:
+        """The loaded runtime.
+
+        Raises:
+            BenchError: nothing is loaded.
+        """
+        return self.loaded.runtime
 
     def model_only(self) -> Runner:
         """Single-stream: pixels to logits, one image a call."""
@@ -91,8 +100,7 @@ class Entry:
 
     def end_to_end(self) -> Runner:
         """Single-stream: an encoded file's bytes to score and verdict, as :meth:`Detector.predict` does it for one image."""
-        detector = self.detector
-        assert detector is not None
+        detector = self.loaded
         return Cycle(lambda image: detector.predict(image), self.images)
 
     def batch(self, size: int) -> Runner:

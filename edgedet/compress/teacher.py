@@ -161,8 +161,8 @@ def require_flips_only(config: TrainingConfig) -> None:
 
 def _key(teacher: Artifact, data: Index, amp: bool) -> str:
     digest = hashlib.sha256(f"{teacher.digest} {amp}".encode())
-    for position, row in enumerate(data.rows):
-        digest.update((row.sha256 or hashlib.sha256(data.read(position)).hexdigest()).encode())
+    for position in range(len(data)):
+        digest.update(data.content(position).encode())
     return digest.hexdigest()[:32]
 
 

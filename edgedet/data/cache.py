@@ -61,8 +61,8 @@ class PixelCache:
 def _key(index: Index, preprocess: Preprocess) -> str:
     geometry = {name: value for name, value in msgspec.to_builtins(preprocess).items() if name not in _NOT_PIXELS}
     digest = hashlib.sha256(msgspec.json.encode([geometry, PIL.__version__], order="sorted"))
-    for position, row in enumerate(index.rows):
-        digest.update((row.sha256 or hashlib.sha256(index.read(position)).hexdigest()).encode())
+    for position in range(len(index)):
+        digest.update(index.content(position).encode())
     return digest.hexdigest()[:32]
 
 

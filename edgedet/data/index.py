@@ -78,6 +78,14 @@ class Index:
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}; scan the data set again") from error
 
+    def content(self, position: int) -> str:
+        """The sha256 of image `position`, as it was scanned; of the file as it is now when the index does not say.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return self.rows[position].sha256 or hashlib.sha256(self.read(position)).hexdigest()
+
     def where(self, keep: Callable[[Row], bool]) -> Index:
         """The rows for which `keep` holds."""
         return Index(self.root, tuple(row for row in self.rows if keep(row)))

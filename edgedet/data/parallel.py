@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -39,7 +39,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def prefetch(make: Callable[[T], R], items: Iterable[T], *, threads: int = 2, ahead: int = 4) -> Iterator[R]:
+def prefetch(make: Callable[[T], R], items: Iterable[T], *, threads: int = 2, ahead: int = 4) -> Generator[R, None, None]:
     """``map(make, items)`` in order, with at most `ahead` results made in advance by threads. Errors reach the caller."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="prefetch")
     try:

@@ -61,14 +61,12 @@ def assess(draft: Draft, data: Index, *, parent: Artifact | None, extra: Mapping
         moved = thresholds.drift(parent.manifest.calibration, calibration, own[degrade.CLEAN].logits, val.labels)
         metrics["threshold_drift"] = [line.__dict__ for line in moved]
     _save(draft.path / VALIDATION, own, ancestors or own, val)
-    assert draft.manifest is not None
-    return msgspec.structs.replace(draft.manifest, calibration=calibration, metrics=metrics)
+    return msgspec.structs.replace(draft.so_far, calibration=calibration, metrics=metrics)
 
 
 def carry_over(draft: Draft, parent: Artifact) -> Manifest:
     """The manifest of an artifact that was not measured: figures and validation logits are its parent's, and a note says so."""
-    manifest = draft.manifest
-    assert manifest is not None
+    manifest = draft.so_far
     if VALIDATION not in parent.manifest.files:
         return manifest
     shutil.copyfile(parent.file(VALIDATION), draft.path / VALIDATION)

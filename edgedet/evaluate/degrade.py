@@ -24,17 +24,11 @@ import numpy as np
 from PIL import Image, ImageFilter, features
 
 from edgedet.errors import DataError, nearest
-from edgedet.preprocess import decode
+from edgedet.preprocess import FILTERS, decode
 
 CLEAN = "clean"
 Apply = Callable[[Image.Image, "int | Sequence[int]"], Image.Image]
 
-_INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 _TIERS: Mapping[str, tuple[int, int]] = {"web": (768, 60), "hard": (512, 40)}
 FORMS = (CLEAN, *_TIERS, "jpeg-Q", "webp-Q", "resize-F-I", "blur-S", "noise-S")
 
@@ -85,12 +79,12 @@ def _webp(name: str, level: str) -> Apply:
 def _resize(name: str, level: str) -> Apply:
     number, _, interpolation = level.partition("-")
     factor = _number(name, number, least=0.01, most=16)
-    if interpolation not in _INTERPOLATIONS:
-        raise DataError(f"{name}: expected resize-F-I with I one of {', '.join(_INTERPOLATIONS)}, got {interpolation!r}")
+    if interpolation not in FILTERS:
+        raise DataError(f"{name}: expected resize-F-I with I one of {', '.join(FILTERS)}, got {interpolation!r}")
 
     def apply(image: Image.Image, _: int | Sequence[int]) -> Image.Image:
         size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-        return image.resize(size, _INTERPOLATIONS[interpolation])
+        return image.resize(size, FILTERS[interpolation])
 
     return apply
 

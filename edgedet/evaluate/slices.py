@@ -6,7 +6,8 @@ lost cannot hide in the mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,12 +104,8 @@ def evaluate(
     """
     if not len(index):
         raise DataError(f"{index.root}: there is no image to evaluate on: the index is empty")
-    detector = Detector.load(subject) if isinstance(subject, Artifact) else subject
-    try:
+    with _loaded(subject) as detector:
         logits = logits_of(detector, index, condition=condition, seed=seed)
-    finally:
-        if isinstance(subject, Artifact):
-            detector.close()
     return of_logits(logits, detector.calibration, index, condition=condition, n_boot=n_boot, seed=seed)
 
 
@@ -123,12 +120,18 @@ def evaluate_all(
     """One evaluation a condition, with the model loaded once."""
     for condition in (wanted := list(dict.fromkeys(conditions))):
         degrade.parse(condition)  # refuse a wrong name before the first image
-    detector = Detector.load(subject) if isinstance(subject, Artifact) else subject
-    try:
+    with _loaded(subject) as detector:
         return {each: evaluate(detector, index, condition=each, seed=seed, n_boot=n_boot) for each in wanted}
-    finally:
-        if isinstance(subject, Artifact):
-            detector.close()
+
+
+@contextlib.contextmanager
+def _loaded(subject: Artifact | Detector) -> Iterator[Detector]:
+    """An artifact's detector, closed afterwards; a detector that the caller has loaded stays open."""
+    if not isinstance(subject, Artifact):
+        yield subject
+        return
+    with Detector.load(subject) as detector:
+        yield detector
 
 
 def of_logits(

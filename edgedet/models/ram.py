@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from edgedet.errors import ModelError
 from edgedet.models.blocks import ChannelGate, SpatialGate
 
 
@@ -48,7 +49,8 @@ def ram_net(*, pretrained: bool = False) -> nn.Module:
     for stage in (net.get_submodule("layer2"), net.get_submodule("layer3")):
         for block in stage.children():
             norm = block.bn3
-            assert isinstance(norm, nn.BatchNorm2d)
+            if not isinstance(norm, nn.BatchNorm2d):
+                raise ModelError(f"this timm's resnet50 has a {type(norm).__name__} where RAM-Net gates BatchNorm2d: take 1.0")
             block.bn3 = _AttendedNorm(norm, norm.num_features)
     return net
 

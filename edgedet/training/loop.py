@@ -130,7 +130,8 @@ class _Run:
                 self.one_epoch(epoch, first_step, journal, stop)
             self.validate(epoch, journal)
             self.save()
-        assert self.best is not None
+        if self.best is None:
+            raise checkpoint.other_run(self.work)
         self.best.history = self.history
         return self.best
 
@@ -138,7 +139,7 @@ class _Run:
         self.objective.train()
         started, losses = time.perf_counter(), torch.zeros((), device=self.group.device)
         batches = prefetch(self.load, self.plan.epoch(epoch, self.group.rank, first_step))
-        with contextlib.closing(batches):  # type: ignore[type-var]
+        with contextlib.closing(batches):
             for in_epoch in range(first_step, self.plan.steps_per_epoch):
                 loss = self.one_step(batches)
                 losses += loss
