@@ -17,6 +17,7 @@ from edgedet.artifact import Figures
 from edgedet.errors import QuantizeError
 from edgedet.quantize import costs
 from edgedet.quantize.bias import correct
+from edgedet.quantize.channels import spreads
 from edgedet.quantize.draft import Draft
 from edgedet.quantize.judge import Judge
 from edgedet.quantize.ranges import Histogram, Method
@@ -120,9 +121,11 @@ class Search:
     def _mixed(self, draft: Draft, gate: MixedGate) -> Draft:
         ranked = rank_blocks(draft, self.judge)
         steps = revert_until(draft, self.judge, ranked, gate)
+        found = spreads(self.whole.model, steps[-1].nodes, self.images.few or self.images.ranges)
         self.figures["mixed"] = {
             "gate": msgspec.to_builtins(gate),
             "alone": [each.figures for each in ranked],
+            "reverted": [each.figures for each in found],
             **self._times(pareto(steps)),
         }
         first, last = steps[0].error, steps[-1]
@@ -131,6 +134,7 @@ class Search:
             f"mean logit error {last.error.mean:.3g} instead of {first.mean:.3g}, "
             f"{last.error.flips} instead of {first.flips} of {first.n} verdicts flip"
         )
+        self.notes += map(str, found)
         return last.draft
 
     def _times(self, steps: list[Step]) -> Figures:

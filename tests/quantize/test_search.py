@@ -94,6 +94,10 @@ def test_mixed_precision_reverts_what_breaks_the_gate_and_lists_what_it_costs(
     found = result.figures["mixed"]
     assert found["gate"] == {"max_flips": 0.01, "max_error": 0.2}
     assert found["alone"][0]["block"] == ["bad_conv"]
+    (why,) = found["reverted"]
+    assert why["layer"] == "bad_conv"
+    assert why["widest_weights"] > 1000
+    assert any(note.startswith("bad_conv: the widest input channel is") for note in result.notes)
     none, one = found["pareto"]
     assert (none["blocks_in_float"], one["blocks_in_float"]) == (0, 1)
     assert one["layers_in_float"] == ["bad_conv"]

@@ -36,7 +36,7 @@ class Choice:
 
 
 CHOICES = (
-    Choice("mse"), Choice("percentile", 99.99), Choice("percentile", 99.9), Choice("entropy"), Choice("minmax"),
+    Choice("mse"), Choice("percentile", 99.999), Choice("percentile", 99.99), Choice("entropy"), Choice("minmax"),
 )  # fmt: skip
 """In the order in which equals are preferred."""
 
