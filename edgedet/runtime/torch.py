@@ -25,7 +25,8 @@ class TorchRuntime:
 
         from edgedet import models
 
-        # Process-wide in PyTorch: the last runtime that is loaded decides.
+        # Process-wide in PyTorch: the last runtime that is loaded decides, and `close` gives back what was set before.
+        self._threads_before = torch.get_num_threads()
         torch.set_num_threads(options.threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model: Any = models.build(artifact).eval().to(self._device)
@@ -49,8 +50,9 @@ class TorchRuntime:
         }
 
     def close(self) -> None:
-        """Release the network."""
+        """Release the network; training that follows in this process has its threads back."""
         self._model = None
+        self._torch.set_num_threads(self._threads_before)
 
 
 def load(artifact: Artifact, options: Options) -> TorchRuntime:

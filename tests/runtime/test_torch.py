@@ -40,3 +40,10 @@ def test_memory_mapped_pixels_are_read_without_being_touched(checkpoint, tmp_pat
     mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
     with Detector.load(checkpoint, threads=1) as detector:
         np.testing.assert_array_equal(detector.logits(mapped), detector.logits(pixels))
+
+
+def test_a_closed_detector_gives_back_the_threads_that_training_had(checkpoint):
+    before = torch.get_num_threads()
+    with Detector.load(checkpoint, threads=before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
