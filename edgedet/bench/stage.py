@@ -17,11 +17,13 @@ from edgedet.bench import entry as entries_of
 from edgedet.bench import memory, probe, result, rows, scenarios
 from edgedet.bench.entry import Entry, Threads
 from edgedet.bench.probe import CpuTime, Device
+from edgedet.bench.reference import device_name
 from edgedet.bench.result import BenchRow, Memory
 from edgedet.bench.rows import Measured
 from edgedet.bench.scenarios import BATCHES, Rules, Throughput
 from edgedet.data.index import Index
 from edgedet.errors import BenchError, nearest
+from edgedet.runtime import base as runtimes
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,9 @@ def run(
 
     Raises:
         BenchError: nothing to measure, no such baseline or reference, no images, or `record` cannot be written.
+        RuntimeUnavailable: no runtime has that name.
     """
+    require_names(runtime, reference)
     entries = entries_of.collect(artifacts, anchor)
     names = [entry.name for entry in entries if entry.weights == "trained"] or [entry.name for entry in entries]
     if baseline is not None and baseline not in names:
@@ -77,6 +81,17 @@ def run(
     if record is not None:
         result.append(record, found)
     return found
+
+
+def require_names(runtime: str, machine: str | None) -> None:
+    """Refuse names that mean nothing, before hours of work.
+
+    Raises:
+        BenchError: no figures are kept of that machine. RuntimeUnavailable: no runtime has that name.
+    """
+    runtimes.require(runtime)
+    if machine is not None:
+        device_name(machine)
 
 
 def _measure(

@@ -38,10 +38,11 @@ def evaluate(
     from edgedet.evaluate import gates, slices
 
     wanted = _wanted(gate, split, against)
+    conditions = ["clean", *(degrade or ()), *gates.conditions(wanted)]
+    slices.require_conditions(conditions)
     subject = Artifact.load(artifact)
     other = Artifact.load(against) if against else None
     images = data_of(data).split(split)
-    conditions = ["clean", *(degrade or ()), *gates.conditions(wanted)]
     found = slices.evaluate_all(subject, images, conditions)
     theirs = slices.evaluate_all(other, images, conditions) if other else None
     results = gates.check(wanted, found, parent=theirs, ancestor=theirs) if wanted else []
@@ -99,8 +100,10 @@ def bench(
     json: Json = None,
 ) -> None:
     """Measure latency, throughput, memory and size in one run, and set accuracy and published figures beside them."""
-    from edgedet.bench import stage, table
+    from edgedet.bench import result, stage, table
 
+    machine = None if reference == "none" else reference
+    stage.require_names(runtime, machine)
     subjects = [Artifact.load(path) for path in artifacts]
     index = data_of(data).split(split) if data else None
     rows = stage.run(
@@ -109,17 +112,19 @@ def bench(
         data=index,
         runtime=runtime,
         threads=threads or "best",
-        record=record,
-        reference=None if reference == "none" else reference,
+        reference=machine,
         architectures=_architectures(subjects),
         metrics=_figures(subjects, index) if index and split != "val" else None,
         seconds=seconds,
     )
+    # The screen comes first: what was measured is not lost to a full disk.
     if json != "-":
         table.show(rows)
+    show(json=json, record=rows)
+    if record:
+        result.append(record, rows)
     if markdown:
         write_text(markdown, table.markdown(rows))
-    show(json=json, record=rows)
     failed = [f"{row.name}: {row.error}" for row in rows if row.error]
     if failed:
         raise BenchError(f"{len(failed)} of {len(rows)} rows could not be measured: {'; '.join(failed)}")

@@ -118,10 +118,20 @@ def evaluate_all(
     n_boot: int = 1000,
 ) -> dict[str, Evaluation]:
     """One evaluation a condition, with the model loaded once."""
-    for condition in (wanted := list(dict.fromkeys(conditions))):
-        degrade.parse(condition)  # refuse a wrong name before the first image
+    wanted = list(dict.fromkeys(conditions))
+    require_conditions(wanted)
     with _loaded(subject) as detector:
         return {each: evaluate(detector, index, condition=each, seed=seed, n_boot=n_boot) for each in wanted}
+
+
+def require_conditions(names: Iterable[str]) -> None:
+    """Refuse a condition that there is none of, before the first image is read.
+
+    Raises:
+        DataError: names it.
+    """
+    for name in names:
+        degrade.parse(name)
 
 
 @contextlib.contextmanager

@@ -95,9 +95,8 @@ def load(artifact: Artifact, *, runtime: str = "auto", threads: int | None = Non
         RuntimeUnavailable: no such runtime, not installed, or not one for this kind of artifact.
         ArtifactError: the runtime does not accept the graph or the weights.
     """
+    require(runtime)
     name = choose(artifact) if runtime == "auto" else runtime
-    if name not in RUNTIMES:
-        raise RuntimeUnavailable(f"no runtime is called {name!r}{nearest(name, ['auto', *RUNTIMES])}")
     entry, kind = RUNTIMES[name], artifact.manifest.kind
     if kind not in entry.kinds:
         raise RuntimeUnavailable(
@@ -111,6 +110,16 @@ def load(artifact: Artifact, *, runtime: str = "auto", threads: int | None = Non
         raise RuntimeUnavailable(f"{artifact.path}: the {name} runtime cannot run here: {reason}")
     module = cast(_Module, importlib.import_module(entry.module))
     return module.load(artifact, Options(threads=threads or usable_cores(), spin=spin))
+
+
+def require(name: str) -> None:
+    """Refuse a name that is neither ``auto`` nor a runtime's.
+
+    Raises:
+        RuntimeUnavailable: names the nearest right one.
+    """
+    if name not in ("auto", *RUNTIMES):
+        raise RuntimeUnavailable(f"no runtime is called {name!r}{nearest(name, ['auto', *RUNTIMES])}")
 
 
 def choose(artifact: Artifact) -> str:

@@ -1,6 +1,7 @@
 """``edgedet eval | bench``: tables for people, JSON for machines, gates as an exit code."""
 
 import json
+import shutil
 import tarfile
 
 import pytest
@@ -73,6 +74,13 @@ def test_a_failed_gate_is_exit_code_3_and_the_table_says_which(edgedet, demo, tm
         (["eval", "{int8}", "--data", "{data}", "--gate", "{wrong}"], 1, ["wrong.toml", "unknown key", "'metric'"]),
         (["bench", "{int8}", "{data}", "--no-anchor"], 1, ["not an artifact"]),
         (["bench", "{int8}", "--no-anchor", "--reference", "rtx-3080"], 1, ["rtx-3080", "did you mean 'rtx-3090'?"]),
+        (["bench", "{int8}", "--reference", "rtx-3080"], 1, ["rtx-3080", "did you mean 'rtx-3090'?"]),
+        (["bench", "{int8}", "--runtime", "onnxruntim"], 1, ["no runtime is called 'onnxruntim'", "mean 'onnxruntime'?"]),
+        (["eval", "{int8}", "--data", "{tmp}/nothing", "--degrade", "weeb"], 1, ["'weeb'", "did you mean 'web'?"]),
+        (["eval", "{int8}", "--data", "{data}", "--degrade", "blur-nan"], 1, ["blur-nan: expected a level from 0 to 100"]),
+        (["eval", "{int8}", "--data", "{data}", "--against", "{data}"], 1, ["data: not an artifact"]),
+        (["eval", "{torn}", "--data", "{data}"], 1, ["torn: model.onnx is missing", "make the artifact again"]),
+        (["bench", "{int8}", "{torn}"], 1, ["torn: model.onnx is missing", "make the artifact again"]),
     ],
 )
 def test_bad_requests_are_one_line(edgedet, demo, tmp_path, arguments, code, words):
@@ -80,7 +88,10 @@ def test_bad_requests_are_one_line(edgedet, demo, tmp_path, arguments, code, wor
     places["gates"].write_text(GATES)
     places["comparing"].write_text(COMPARING)
     places["wrong"].write_text(COMPARING.replace("metric", "metrics"))
-    done = edgedet(*(argument.format(int8=demo.int8, data=demo.data, **places) for argument in arguments))
+    places |= {"int8": demo.int8, "data": demo.data, "tmp": tmp_path, "torn": tmp_path / "torn"}
+    shutil.copytree(demo.int8, places["torn"])
+    (places["torn"] / "model.onnx").unlink()
+    done = edgedet(*(argument.format(**places) for argument in arguments))
     assert done.code == code, done.err
     assert_one_line(done.err, *words)
     assert not done.out
@@ -106,3 +117,12 @@ def test_a_row_that_cannot_be_measured_is_an_error(edgedet, demo):
     assert done.code == 1
     assert "failed" in done.out
     assert "1 of 1 rows could not be measured: int8:" in done.err
+
+
+def test_what_was_measured_is_shown_though_it_cannot_be_recorded(edgedet, demo, tmp_path):
+    (tmp_path / "file").touch()
+    bench = ("bench", demo.int8, "--no-anchor", "--seconds", "0.1", "--threads", "1", "--record", tmp_path / "file" / "a.jsonl")
+    for done, shown in ((edgedet(*bench), "int8"), (edgedet(*bench, "--json", "-"), '"name": "int8"')):
+        assert done.code == 1
+        assert done.err.splitlines()[-1].startswith(f"edgedet: {tmp_path}/file/a.jsonl: results cannot be written")
+        assert shown in done.out
