@@ -26,7 +26,8 @@ BINDINGS = "tensorrt_rtx_bindings"
 CAPABILITIES = ("75", "80", "86", "89", "120")
 """Turing, A100, RTX 30 (the RTX 3090), RTX 40, RTX 50."""
 
-_CONVOLUTION = "correlation"  # the compiler's word
+_CONVOLUTION, _PRODUCT = "correlation", "gemm"  # the compiler's words
+_PRECISIONS = ("Int8", "Half", "Float")
 _LIMIT_SECONDS, _LIMIT_BYTES = 600.0, 8 << 30
 
 
@@ -39,6 +40,13 @@ class Kernel:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     nodes: tuple[str, ...]
+
+    @property
+    def precision(self) -> str:
+        """Int8 where it reads that, else the wider of Float and Half that it reads or writes; empty where it does neither."""
+        if "Int8" in self.inputs:
+            return "Int8"
+        return next((name for name in ("Float", "Half") if name in (*self.inputs, *self.outputs)), "")
 
 
 @dataclass(frozen=True)
@@ -60,17 +68,32 @@ class Compiled:
 
         The engine's size says nothing: weights alone in INT8 shrink it as much, and every convolution still runs in float.
         """
-        kernels = [kernel for kernel in self.kernels if kernel.kind == _CONVOLUTION]
+        return self._reading_int8(_CONVOLUTION)
+
+    @property
+    def products(self) -> dict[str, bool]:
+        """The same of each matrix product that has a kernel of its own; others are fused with what surrounds them."""
+        return self._reading_int8(_PRODUCT)
+
+    def _reading_int8(self, kind: str) -> dict[str, bool]:
+        kernels = [kernel for kernel in self.kernels if kernel.kind == kind]
         return {node: "Int8" in kernel.inputs for kernel in kernels for node in kernel.nodes[:1]}
+
+    @property
+    def precisions(self) -> dict[str, int]:
+        """How many kernels run in Int8 (they read it), in Float (they read or write it), and in Half, each counted once."""
+        found = Counter(kernel.precision for kernel in self.kernels)
+        return {name: found[name] for name in _PRECISIONS}
 
     @property
     def figures(self) -> Figures:
         """As plain data, for a manifest."""
-        convolutions = self.convolutions
+        convolutions, products = self.convolutions, self.products
         types = Counter(name for kernel in self.kernels for name in set(kernel.outputs))
         return {
             "evidence": f"compiled ahead of time for compute capability {self.capability}, not run: no measurement",
             "compiler": f"TensorRT-RTX {self.version}",
+            "compute_capability": self.capability,
             "seconds": self.seconds,
             "engine_bytes": self.engine_bytes,
             "weights_bytes": self.weights_bytes,
@@ -78,7 +101,10 @@ class Compiled:
             "scratch_bytes": self.scratch_bytes,
             "int8_convolutions": sum(convolutions.values()),
             "convolutions": len(convolutions),
+            "int8_products": sum(products.values()),
+            "products": len(products),
             "kernels": len(self.kernels),
+            "kernels_in": self.precisions,
             "kernels_writing": dict(sorted(types.items())),
         }
 

@@ -37,6 +37,7 @@ QUANTIZABLE = frozenset({
 })  # fmt: skip
 """Operators that can read INT8, alone or fused with the layer before."""
 
+_COLOURS = 3  # the first layer reads as many channels as an image has
 _HALF_SCALES = 19  # the first opset whose Q/DQ operators take half-precision scales
 
 
@@ -192,6 +193,15 @@ def opset(graph: _Graph, target: Target) -> Iterator[Finding]:
             yield Finding("half-scale", "error", node.name, why, "export at opset 20, or keep scales in float32")
 
 
+def float_around(graph: _Graph, target: Target) -> Iterator[Finding]:
+    """Where precision is read from the graph alone, what carries no Q/DQ runs in the type that it is written in."""
+    scales = [graph.constant(node.input[1]) for node in graph.of("DequantizeLinear")]
+    known = {scale.dtype for scale in scales if scale is not None}
+    if target.strongly_typed and known == {np.dtype(np.float32)}:
+        why = f"FP32 around the INT8: TensorRT {target.tensorrt[target.system]} runs it in FP32, no flag makes FP16 of it"
+        yield Finding("float-around", "warning", "graph", why, "write FP16 into the graph, as `edgedet export --int8` does")
+
+
 def shapes(graph: _Graph, _: Target) -> Iterator[Finding]:
     """Shapes that are known at run time only."""
     for name, value in graph.sources.items():
@@ -228,11 +238,19 @@ def padded(graph: _Graph, _: Target) -> Iterator[Finding]:
         if not graph.dequantized(node.input[0]) or source is None or source.op_type != "DequantizeLinear":
             continue
         weight = graph.constant(source.input[0])
-        if weight is not None and (weight.shape[0] % 8 or (weight.shape[0] < 16 and attributes(node).get("group", 1) == 1)):
-            why = f"{weight.shape[0]} output channels: INT8 kernels compute multiples of 8, and are not faster below 16"
-            yield Finding("padded-channels", "warning", node.name, why, "prune to a multiple of 8, or leave it in float")
+        if weight is None:
+            continue
+        outputs, inputs, groups = weight.shape[0], weight.shape[1], attributes(node).get("group", 1)
+        mend = "prune to a multiple of 8, or leave it in float"
+        if outputs % 8 or (outputs < 16 and groups == 1):
+            why = f"{outputs} output channels: INT8 kernels compute multiples of 8, and are not faster below 16"
+            yield Finding("padded-channels", "warning", node.name, why, mend)
+        elif inputs % 8 and groups == 1 and inputs > _COLOURS:
+            why = f"{inputs} input channels: INT8 kernels read multiples of 8"
+            yield Finding("padded-channels", "warning", node.name, why, mend)
 
 
 RULES: tuple[Rule, ...] = (
-    quantized_bias, asymmetric, constants, opset, shapes, operators, weights_only, residuals, doubled, unfused, padded,
+    quantized_bias, asymmetric, constants, opset, float_around, shapes, operators, weights_only, residuals, doubled, unfused,
+    padded,
 )  # fmt: skip

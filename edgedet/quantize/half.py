@@ -2,7 +2,7 @@
 
 The trunk runs in half precision, and the scales of its Q/DQ pairs are half as well. In FP32 stay:
 
-- the pixels up to the first layer, and the last layer up to the logit;
+- the pixels up to the first layer, and what makes the logit of the last layer's output (the difference of two classes);
 - nodes that read or write magnitudes above :data:`LIMIT` on real images: sums inside them could pass 65504, where half ends;
 - nodes with a constant that half cannot hold (an epsilon of 1e-10 would be zero), or without a half-precision form;
 - what lies between such nodes, where that saves casts: their number is the least possible (:mod:`edgedet.quantize.cut`).
@@ -155,11 +155,11 @@ class _Kept:
         return scale is not None and max(map(_loss, scale.reshape(-1, 1))) > _MOST_LOSS
 
     def _tail(self) -> set[str]:
-        """The last layer and what comes after it."""
-        names = head_nodes(self.view)
+        """What comes after the last layer."""
+        heads, names = head_nodes(self.view), set[str]()
         for node in self.view.nodes:
             before = (self.view.producer(name) for name in self.view.variables(node))
-            if any(maker is not None and maker.name in names for maker in before):
+            if any(maker is not None and maker.name in heads | names for maker in before):
                 names.add(node.name)
         return names
 
@@ -173,7 +173,7 @@ class _Kept:
                     yield Wire(node.name, (*readers, *ends))
 
 
-_FRONT, _TAIL = "before the first layer", "from the last layer on"
+_FRONT, _TAIL = "before the first layer", "after the last layer"
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:

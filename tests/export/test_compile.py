@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgedet.errors import ExportError, RuntimeUnavailable
 from edgedet.export import compile as compiler
-from edgedet.export.compile import Compiled, compile_ahead, kernel_table
+from edgedet.export.compile import Compiled, Kernel, compile_ahead, kernel_table
 
 needs_compiler = pytest.mark.skipif(not compiler.available(), reason="TensorRT-RTX is not installed")
 
@@ -61,6 +61,9 @@ def test_the_kernel_table_is_read_from_the_log() -> None:
     assert (second.kind, second.inputs, second.outputs) == ("correlation", ("Int8",), ("Float",))
     found = Compiled("1", "86", 0.1, 1, 1, 1, 1, (first, second))
     assert found.convolutions == {"conv1": True}
+    assert found.figures["kernels_in"] == {"Int8": 1, "Half": 0, "Float": 0}  # the first reads UInt8 and writes Int8
+    assert found.figures["kernels_writing"] == {"Float": 1, "Int8": 1}
+    assert (found.figures["compute_capability"], found.figures["products"]) == ("86", 0)
     assert found.figures["evidence"] == "compiled ahead of time for compute capability 86, not run: no measurement"
     with pytest.raises(ExportError, match="1 of 2 quantized convolutions do not read Int8 in the compiled kernels: conv2"):
         found.require_int8(["conv1", "conv2"])
@@ -127,3 +130,25 @@ def test_without_the_compiler_the_message_says_what_to_install(tmp_path: Path, m
     monkeypatch.setattr(compiler, "available", lambda: False)
     with pytest.raises(RuntimeUnavailable, match=r"pip install 'edgedet\[compile\]'"):
         compile_ahead(tmp_path / "any.onnx")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "precision"),
+    [
+        (("Int8", "Half"), ("Half",), "Int8"),
+        (("Half",), ("Int8",), "Half"),
+        (("Half",), ("Float",), "Float"),
+        (("UInt8",), ("Float",), "Float"),
+        ((), (), ""),
+    ],
+)
+def test_a_kernel_is_counted_in_one_precision(inputs: tuple[str, ...], outputs: tuple[str, ...], precision: str) -> None:
+    assert Kernel("k", "kgen", inputs, outputs, ()).precision == precision
+
+
+@needs_compiler
+@pytest.mark.parametrize("capability", ["80", "89", "120"])
+def test_other_architectures_take_the_same_graph(capability: str, tmp_path: Path) -> None:
+    found = compile_ahead(graph(tmp_path / "q.onnx"), capability=capability)
+    found.require_int8(["conv1"])
+    assert found.figures["compute_capability"] == capability

@@ -147,6 +147,20 @@ def test_half_scales_need_opset_19() -> None:
     assert rules(draft.model(draft.conv(draft.pair("x", scale=np.float16(0.1)), 3, 16, "c")))["half-scale"] == "x_dq"
 
 
+@pytest.mark.parametrize(("where", "kind", "found"), [(RTX, np.float32, True), (RTX, np.float16, False), (ORIN, np.float32, False)])
+def test_fp32_around_int8_is_found_where_no_flag_makes_fp16_of_it(where: target.Target, kind: Any, found: bool) -> None:
+    draft = Draft(opset=where.opset)
+    model = draft.model(draft.conv(draft.pair("x", scale=kind(0.1)), 3, 16, "c"))
+    assert ("float-around" in rules(model, where)) is found
+
+
+def test_shapes_that_depend_on_values_are_found() -> None:
+    draft = Draft()
+    places = draft.op("Cast", draft.op("NonZero", "x", name="where"), name="places", to=TensorProto.FLOAT)
+    total = draft.op("ReduceSum", places, name="total", keepdims=0)
+    assert rules(draft.model(draft.op("Mul", "x", total, name="scaled"))) == {"dynamic-shape": "where"}
+
+
 def test_open_sizes_and_wide_inputs_are_found() -> None:
     draft = Draft()
     draft.kind, draft.sides = TensorProto.INT64, ["batch", "height", 8, 3]
@@ -173,6 +187,13 @@ def test_a_uint8_transpose_is_an_error() -> None:
 def test_channels_that_int8_kernels_pad_are_found(outputs: int, found: bool) -> None:
     draft = Draft()
     assert ("padded-channels" in rules(draft.model(draft.conv(draft.pair("x"), 3, outputs, "c")))) is found
+
+
+@pytest.mark.parametrize(("inputs", "found"), [(3, False), (12, True), (16, False)])
+def test_input_channels_that_int8_kernels_pad_are_found_but_for_the_pixels(inputs: int, found: bool) -> None:
+    draft = Draft()
+    wide = "x" if inputs == 3 else draft.conv("x", 3, inputs, "wide", weights="float")
+    assert ("padded-channels" in rules(draft.model(draft.conv(draft.pair(wide), inputs, 16, "c")))) is found
 
 
 def test_errors_come_first_and_every_finding_says_how_to_mend() -> None:
