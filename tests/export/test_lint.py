@@ -147,7 +147,9 @@ def test_half_scales_need_opset_19() -> None:
     assert rules(draft.model(draft.conv(draft.pair("x", scale=np.float16(0.1)), 3, 16, "c")))["half-scale"] == "x_dq"
 
 
-@pytest.mark.parametrize(("where", "kind", "found"), [(RTX, np.float32, True), (RTX, np.float16, False), (ORIN, np.float32, False)])
+@pytest.mark.parametrize(
+    ("where", "kind", "found"), [(RTX, np.float32, True), (RTX, np.float16, False), (ORIN, np.float32, False)]
+)
 def test_fp32_around_int8_is_found_where_no_flag_makes_fp16_of_it(where: target.Target, kind: Any, found: bool) -> None:
     draft = Draft(opset=where.opset)
     model = draft.model(draft.conv(draft.pair("x", scale=kind(0.1)), 3, 16, "c"))
