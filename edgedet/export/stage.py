@@ -49,7 +49,7 @@ class ExportConfig(Config, frozen=True, kw_only=True):
 
     precision: Precision = "fp32"
     target: str = "host"
-    ranges: Method | Literal["auto"] = "mse"
+    ranges: Method | Literal["auto"] = "auto"
     percentile: Annotated[float, msgspec.Meta(gt=50, le=100)] = 99.99
     bias_correction: bool | Literal["auto"] = False
     mixed: MixedGate | None = None

@@ -71,7 +71,10 @@ def take_sample(data: Index, count: int, *, few: int, held_out: int = 0, seed: i
     chosen = ranges_images(data, count + held_out, seed=seed)
     ranges, others = _divided(chosen, held_out / (count + held_out), seed)
     if held_out and not len(others):
-        raise DataError(f"{data.root}: its ranges split of {len(chosen)} images is too small to hold some out for judging")
+        raise DataError(
+            f"{data.root}: its ranges split of {len(chosen)} images is too small to hold some out for judging: "
+            "give it more, or decide without trying (--ranges entropy, no --bias-correction auto, no --mixed)"
+        )
     return Sample(ranges, stratified(ranges, few, seed=seed), others)
 
 
