@@ -40,7 +40,6 @@ COVERED = {
     "data/store": "tests/data/test_cache.py",
     "evaluate/assess": "tests/cli/test_make.py",
     "evaluate/tables": "tests/cli/test_measure.py",
-    "export/anchor": "tests/test_readme.py",
     "export/compile_child": "tests/export/test_compile.py",
     "export/deploy": "tests/cli/test_deploy.py",
     "export/stage": "tests/export/test_export_stage.py",

@@ -1,6 +1,7 @@
 """ResNet-50 at 224 pixels, FP32 and INT8: the line that every benchmark carries, beside its published figures.
 
 Its weights are untrained: latency does not depend on them, and the rows say so. Made once and kept in the cache folder.
+:func:`untrained` makes such a checkpoint of any detector.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def _key(target: str) -> str:
 def _make(root: Path, images: list[bytes], target: str) -> None:
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as folder:
-        checkpoint = _untrained(Path(folder) / "checkpoint", images)
+        checkpoint = untrained(Path(folder) / "checkpoint", SPEC, PREPROCESS)
         data = _as_ranges(Path(folder), images)
         wanted: list[tuple[Precision, ParityGate | None, Index | None]] = [("fp32", None, None), ("int8", _ANY, data)]
         for precision, parity, index in wanted:
@@ -62,11 +63,17 @@ def _make(root: Path, images: list[bytes], target: str) -> None:
                 run(config, checkpoint, index, out, assessed=False)
 
 
-def _untrained(out: Path, images: list[bytes]) -> Artifact:
-    """A checkpoint of seeded random weights, its BatchNorm statistics those of the photographs, so that ranges are real."""
+def untrained(out: Path, spec: DetectorSpec, preprocess: Preprocess) -> Artifact:
+    """A checkpoint of seeded random weights, its BatchNorm statistics those of the golden photographs, so that ranges are real.
+
+    Raises:
+        ArtifactError: `out` exists.
+        ModelError: no such detector.
+    """
     torch.manual_seed(_SEED)
-    model = PixelModel(models.create(SPEC), PREPROCESS)
-    pixels = np.stack([PREPROCESS(image) for image in images])
+    model = PixelModel(models.create(spec), preprocess)
+    images = golden_images()
+    pixels = np.stack([preprocess(image) for image in images])
     with torch.no_grad():
         for _ in range(3):
             model.train()(torch.from_numpy(pixels))
@@ -77,8 +84,8 @@ def _untrained(out: Path, images: list[bytes]) -> Artifact:
         draft.manifest = Manifest(
             kind="checkpoint",
             stage="anchor",
-            detector=SPEC,
-            preprocess=PREPROCESS,
+            detector=spec,
+            preprocess=preprocess,
             seed=_SEED,
             notes=("untrained: for latency only",),
             tools=tool_versions("torch", "timm"),

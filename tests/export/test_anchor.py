@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+import torch
+
+from edgedet import models
+from edgedet.artifact import DetectorSpec
+from edgedet.errors import ModelError
+from edgedet.export.anchor import untrained
+from edgedet.preprocess import Preprocess
+
+SPEC = DetectorSpec(name="edge32", arguments={"width": 16})
+INPUT = Preprocess(height=32, width=32)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def test_an_untrained_checkpoint_says_so_and_rebuilds_to_the_bit(tmp_path):
+    made = untrained(tmp_path / "a", SPEC, INPUT)
+    assert (made.manifest.kind, made.manifest.detector, made.manifest.notes) == (
+        "checkpoint",
+        SPEC,
+        ("untrained: for latency only",),
+    )
+    golden = made.golden
+    with torch.inference_mode():
+        logits = models.build(made)(torch.from_numpy(golden.pixels)).numpy()
+    np.testing.assert_allclose(logits, golden.logits, atol=1e-6)
+
+
+def test_its_statistics_are_those_of_the_photographs_and_its_weights_those_of_the_seed(tmp_path):
+    first, second = (untrained(tmp_path / name, SPEC, INPUT) for name in "ab")
+    np.testing.assert_array_equal(first.golden.logits, second.golden.logits)
+    means = [value for name, value in models.build(first).net.state_dict().items() if name.endswith("running_mean")]
+    assert means
+    assert all(value.abs().max() > 0 for value in means)
+
+
+def test_an_unknown_detector_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="no detector is called 'edge33'"):
+        untrained(tmp_path / "a", DetectorSpec(name="edge33"), INPUT)
