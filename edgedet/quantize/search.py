@@ -5,7 +5,7 @@ Each step takes a draft and gives a better one or the same; what was tried is ke
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -19,7 +19,7 @@ from edgedet.quantize import costs
 from edgedet.quantize.bias import correct
 from edgedet.quantize.channels import spreads
 from edgedet.quantize.draft import Draft
-from edgedet.quantize.judge import Judge
+from edgedet.quantize.judge import Judge, LogitError
 from edgedet.quantize.ranges import Histogram, Method
 from edgedet.quantize.ranges.trial import Choice, try_all
 from edgedet.quantize.sample import Images
@@ -52,14 +52,14 @@ class QuantizeOptions(Config, frozen=True, kw_only=True):
 
 @dataclass
 class Search:
-    """The decisions for one float graph; `figures` and `notes` fill as they are made."""
+    """The decisions for one float graph; `figures` and `said` fill as they are made, a later one in place of an earlier."""
 
     whole: Draft
     target: Target
     images: Images
     options: QuantizeOptions
     figures: Figures = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    said: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @cached_property
     def judge(self) -> Judge:
@@ -82,22 +82,30 @@ class Search:
         draft = self._corrected(ranged)
         gate = self.options.mixed
         if gate is not None and not gate.holds(self.judge(draft.write())):
-            draft = self._corrected(self._mixed(ranged, gate))
+            # A ruined layer drowns what ranges and biases do: both are decided again for what stays in INT8.
+            draft = self._corrected(self._ranged(histograms, self._reverted(ranged, gate)))
         if self.images.held_out is not None:
             self.figures["held_out"] = self.judge(draft.write()).figures
         return draft
 
-    def _ranged(self, histograms: Mapping[str, Histogram]) -> Draft:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided, one line for each fact."""
+        return tuple(line for lines in self.said.values() for line in lines)
+
+    def _ranged(self, histograms: Mapping[str, Histogram], keep: Sequence[str] = ()) -> Draft:
+        """The float graph with ranges; the nodes `keep` stay in float, and the gate that they bought is not given away."""
         if self.options.ranges != "auto":
-            return Choice(self.options.ranges, self.options.percentile).ranged(self.whole, histograms)
-        tried = try_all(self.whole, histograms, self.judge)
-        best, worst = tried[0], tried[-1]
+            return Choice(self.options.ranges, self.options.percentile).ranged(self.whole, histograms).keeping(keep)
+        tried = try_all(self.whole, histograms, self.judge, keep)
+        best = next((each for each in tried if keep and self._holds(each.error)), tried[0])
+        worst = tried[-1]
         self.figures["ranges"] = [each.figures for each in tried]
-        self.notes.append(
+        self.said["ranges"] = (
             f"ranges by {best.choice}: mean logit error {best.error.mean:.3g} on {best.error.n} held-out images, "
-            f"the least of {len(tried)} tried; the most is {worst.error.mean:.3g}, by {worst.choice}"
+            f"of {len(tried)} methods between {tried[0].error.mean:.3g} and {worst.error.mean:.3g} ({worst.choice})",
         )
-        return best.choice.ranged(self.whole, histograms)
+        return best.choice.ranged(self.whole, histograms).keeping(keep)
 
     def _corrected(self, draft: Draft) -> Draft:
         """`draft` with corrected biases, where that is asked for, or is better and left to be found out."""
@@ -107,35 +115,40 @@ class Search:
         found = correct(draft, self.images.few or self.images.ranges)
         count = f"{len(draft.plan.weights) - len(found.skipped)} of {len(draft.plan.weights)} layers"
         if wanted is True:
-            self.notes.append(f"biases corrected in {count}")
+            self.said["bias_correction"] = (f"biases corrected in {count}",)
             return found.draft
         before, after = self.judge(draft.write()), self.judge(found.draft.write())
-        kept = after.order < before.order
+        kept = after.order < before.order and (self._holds(after) or not self._holds(before))
         self.figures["bias_correction"] = {"before": before.figures, "after": after.figures, "kept": kept}
-        self.notes.append(
+        self.said["bias_correction"] = (
             f"bias correction in {count} {'kept' if kept else 'tried and not kept'}: "
-            f"mean logit error {before.mean:.3g} without, {after.mean:.3g} with it"
+            f"mean logit error {before.mean:.3g} without, {after.mean:.3g} with it",
         )
         return found.draft if kept else draft
 
-    def _mixed(self, draft: Draft, gate: MixedGate) -> Draft:
+    def _holds(self, error: LogitError) -> bool:
+        return self.options.mixed is None or self.options.mixed.holds(error)
+
+    def _reverted(self, draft: Draft, gate: MixedGate) -> list[str]:
+        """The layers that have to stay in float for `gate` to hold."""
         ranked = rank_blocks(draft, self.judge)
         steps = revert_until(draft, self.judge, ranked, gate)
-        found = spreads(self.whole.model, steps[-1].nodes, self.images.few or self.images.ranges)
+        first, last = steps[0].error, steps[-1].error
+        nodes = steps[-1].nodes
+        why = spreads(self.whole.model, nodes, self.images.few or self.images.ranges)
         self.figures["mixed"] = {
             "gate": msgspec.to_builtins(gate),
             "alone": [each.figures for each in ranked],
-            "reverted": [each.figures for each in found],
+            "reverted": [each.figures for each in why],
             **self._times(pareto(steps)),
         }
-        first, last = steps[0].error, steps[-1]
-        self.notes.append(
-            f"mixed precision: {len(last.nodes)} of {len(draft.plan.weights)} layers in float ({', '.join(last.nodes)}); "
-            f"mean logit error {last.error.mean:.3g} instead of {first.mean:.3g}, "
-            f"{last.error.flips} instead of {first.flips} of {first.n} verdicts flip"
+        self.said["mixed"] = (
+            f"mixed precision: {len(nodes)} of {len(draft.plan.weights)} layers in float ({', '.join(nodes)}); "
+            f"mean logit error {last.mean:.3g} instead of {first.mean:.3g}, "
+            f"{last.flips} instead of {first.flips} of {first.n} verdicts flip",
+            *map(str, why),
         )
-        self.notes += map(str, found)
-        return last.draft
+        return nodes
 
     def _times(self, steps: list[Step]) -> Figures:
         """The Pareto list with the time of each mix: estimated, and measured where the target is this machine."""

@@ -61,7 +61,7 @@ def test_auto_takes_the_method_that_is_best_on_held_out_images(
     assert result.figures["held_out"]["mean_error"] == table[0]["mean_error"]
     (note,) = (note for note in result.notes if note.startswith("ranges by "))
     assert note.startswith(f"ranges by {table[0]['ranges']}: mean logit error ")
-    assert "on 6 held-out images, the least of 5 tried" in note
+    assert "on 6 held-out images, of 5 methods between" in note
 
 
 def test_corrected_biases_are_kept_only_when_they_are_better(
@@ -108,6 +108,17 @@ def test_mixed_precision_reverts_what_breaks_the_gate_and_lists_what_it_costs(
     assert result.figures["held_out"]["mean_error"] == one["mean_error"]
     assert any(note.startswith("mixed precision: 1 of 3 layers in float (bad_conv); mean logit error") for note in result.notes)
     assert msgspec.json.decode(msgspec.json.encode(result.figures)) == result.figures
+
+
+def test_ranges_and_biases_are_decided_again_for_what_stays_in_int8(delicate: onnx.ModelProto, images: Images) -> None:
+    options = QuantizeOptions(ranges="auto", bias_correction="auto", mixed=MixedGate(max_error=0.02, max_flips=None))
+    result = quantize(delicate, X86, images, options)
+    # With the ruined layer quantized all methods are alike, and alike bad.
+    assert result.figures["mixed"]["pareto"][0]["mean_error"] > 0.3
+    assert all(row["mean_error"] < 0.1 for row in result.figures["ranges"])
+    assert result.figures["bias_correction"]["before"]["mean_error"] == result.figures["ranges"][0]["mean_error"]
+    assert result.figures["held_out"]["mean_error"] <= result.figures["ranges"][0]["mean_error"] <= 0.02
+    assert len([note for note in result.notes if note.startswith("ranges by")]) == 1
 
 
 @on_x86

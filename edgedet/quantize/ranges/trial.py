@@ -5,7 +5,7 @@ On a squared-error or a divergence alone it cannot be told: what a clipped outli
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from edgedet.artifact import Figures
@@ -54,7 +54,7 @@ class Tried:
         return {"ranges": str(self.choice), **self.error.figures}
 
 
-def try_all(draft: Draft, histograms: Mapping[str, Histogram], judge: Judge) -> list[Tried]:
-    """Every choice, least mean error first; flips decide between equals."""
-    tried = [Tried(choice, judge(choice.ranged(draft, histograms).write())) for choice in CHOICES]
+def try_all(draft: Draft, histograms: Mapping[str, Histogram], judge: Judge, keep: Collection[str] = ()) -> list[Tried]:
+    """Every choice, with the nodes `keep` in float, least mean error first; flips decide between equals."""
+    tried = [Tried(choice, judge(choice.ranged(draft, histograms).keeping(keep).write())) for choice in CHOICES]
     return sorted(tried, key=lambda each: each.error.order)
