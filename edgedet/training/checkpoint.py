@@ -28,7 +28,9 @@ def save(state: dict[str, Any], work: Path) -> None:
         temporary.replace(work / STATE)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise TrainingError(f"{work / STATE}: cannot be written ({error}); free space and run again with --resume") from error
+        # torch hides the system's own words behind those of its zip writer.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise unwritable(work / STATE, cause) from error
 
 
 def load(work: Path) -> dict[str, Any] | None:
@@ -48,6 +50,12 @@ def load(work: Path) -> dict[str, Any] | None:
     if not isinstance(state, dict) or "config" not in state:
         raise TrainingError(f"{path}: is not the state of a run; remove {work} and train from the start")
     return state
+
+
+def unwritable(path: Path, error: BaseException) -> TrainingError:
+    """What to say when a file of the work folder cannot be written."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return TrainingError(f"{path}: cannot be written ({reason or error}); free space and run again with --resume")
 
 
 def other_run(work: Path) -> TrainingError:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from edgedet.training.checkpoint import unwritable
 
 METRICS = "metrics.jsonl"
 LOG = "log.txt"
@@ -35,7 +39,7 @@ class Journal:
             transient=True,
         )
         self._task: TaskID = self._progress.add_task(title, total=total, figures="")
-        self._handler = logging.FileHandler(work / LOG, encoding="utf-8") if leads else logging.NullHandler()
+        self._handler = _LogFile(work / LOG, encoding="utf-8") if leads else logging.NullHandler()
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
 
     def __enter__(self) -> Journal:
@@ -50,7 +54,8 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
         log.removeHandler(self._handler)
-        self._handler.close()
+        with contextlib.suppress(OSError):  # what could not be written has been told
+            self._handler.close()
         log.setLevel(self._before[0])
         log.propagate = self._before[1]
 
@@ -59,24 +64,49 @@ class Journal:
         path = self._work / METRICS
         if self._leads and path.is_file():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            temporary = path.with_suffix(".partial")
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            temporary.replace(path)
 
     def step(self, step: int, figures: str) -> None:
         """Move the bar."""
         self._progress.update(self._task, completed=step, figures=figures)
 
     def record(self, **figures: Any) -> None:
-        """Append one line of figures, with the time."""
+        """Append one line of figures, with the time.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
         if not self._leads:
             return
-        with (self._work / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**figures, "time": round(time.time(), 3)}) + "\n")
+        path = self._work / METRICS
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**figures, "time": round(time.time(), 3)}) + "\n")
+        except OSError as error:
+            raise unwritable(path, error) from error
 
     def say(self, message: str) -> None:
         """A line for the log and, above the bar, for people."""
         if self._leads:
             log.info(message)
             self._progress.console.print(message, highlight=False)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that stops the run when it cannot be written, where logging's own would print a traceback and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called where the error is handled.
+
+        Raises:
+            TrainingError: names the file and the reason.
+        """
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            return super().handleError(record)
+        raise unwritable(Path(self.baseFilename), error) from error
 
 
 def _step_of(line: str) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import no_file_beyond
 
 from edgedet import artifact as artifacts
 from edgedet.artifact import Artifact, Calibration, DetectorSpec, Gate, Graph, Manifest, writing
@@ -132,14 +132,8 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [64, 300, 1000], ids=["graph", "golden", "manifest"])
 def test_a_full_disk_leaves_nothing_but_an_error(tmp_path: Path, limit: int) -> None:
-    """A limit on file size stands in for the disk: the write fails half way, whichever file it is in."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        with pytest.raises(ArtifactError, match="cannot be written"):
-            written(tmp_path / "a", notes=("long" * 500,))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with no_file_beyond(limit), pytest.raises(ArtifactError, match="cannot be written"):
+        written(tmp_path / "a", notes=("long" * 500,))
     assert not list(tmp_path.iterdir())
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from full_disk import no_file_beyond
 
 from edgedet.errors import TrainingError
 from edgedet.training import checkpoint
@@ -19,16 +20,10 @@ def test_no_state_is_none(tmp_path):
 
 
 def test_a_save_that_fails_leaves_the_last_one(tmp_path):
-    """The disk is full: here, no file may grow beyond 10 kB."""
-    resource = pytest.importorskip("resource")
     checkpoint.save({"config": "first"}, tmp_path)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    try:
-        with pytest.raises(TrainingError, match=r"cannot be written.*free space"):
-            checkpoint.save({"config": "second", "weights": torch.rand(100_000)}, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = r"state\.pt: cannot be written \(File too large\); free space"
+    with no_file_beyond(10_000), pytest.raises(TrainingError, match=error):
+        checkpoint.save({"config": "second", "weights": torch.rand(100_000)}, tmp_path)
     assert checkpoint.load(tmp_path) == {"config": "first"}
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.STATE]
 

@@ -1,6 +1,10 @@
 import json
 import logging
 
+import pytest
+from full_disk import no_file_beyond
+
+from edgedet.errors import TrainingError
 from edgedet.training.journal import LOG, METRICS, Journal
 
 
@@ -35,6 +39,14 @@ def test_resuming_drops_later_lines_and_one_that_was_cut_short(tmp_path):
     with journal(tmp_path) as made:
         made.forget_after(5)
     assert (tmp_path / METRICS).read_text() == '{"step": 1}\n{"step": 5}\n'
+
+
+@pytest.mark.parametrize("name", [METRICS, LOG])
+def test_a_full_disk_stops_the_run_with_one_error(tmp_path, capsys, name):
+    error = rf"{name}: cannot be written \(File too large\); free space and run again with --resume"
+    with pytest.raises(TrainingError, match=error), journal(tmp_path) as made, no_file_beyond(10):
+        made.record(event="epoch", step=1) if name == METRICS else made.say("epoch 1/1: done")
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_logging_is_left_as_it_was(tmp_path):

@@ -8,14 +8,18 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from full_disk import no_file_beyond
+from safetensors.torch import load_file
 from tiny_training import EXACT, RECIPE, SIDE, run, train_stage, write_images
 
+from edgedet import artifact as artifacts
 from edgedet import models
-from edgedet.artifact import Artifact, Gate
+from edgedet.artifact import WEIGHTS, Artifact, Gate
 from edgedet.data.augment import Augment
 from edgedet.data.index import Index
 from edgedet.errors import ArtifactError, DataError, GateFailed, RecipeError, TrainingError
 from edgedet.evaluate.assess import VALIDATION, require_gates
+from edgedet.models.pixels import PixelModel
 from edgedet.preprocess import Preprocess
 from edgedet.training import journal, stage
 from edgedet.training.distributed import Group
@@ -75,6 +79,16 @@ def test_what_a_run_left_that_never_saved_its_state_is_cleared(tmp_path):
     assert (work / journal.METRICS).exists()
     stage.begin(tmp_path / "a", Group(), resume=False)
     assert not work.exists()
+
+
+def test_weights_that_do_not_fit_on_the_disk_are_an_error_and_leave_nothing(tmp_path):
+    model = PixelModel(models.create(RECIPE.detector), Preprocess(height=SIDE, width=SIDE))
+    refused = pytest.raises(ArtifactError, match="a: cannot be written: File too large")
+    with refused, artifacts.writing(tmp_path / "a") as draft, no_file_beyond(1000):
+        stage.write_weights(draft.path, model)
+    assert list(tmp_path.iterdir()) == []
+    stage.write_weights(tmp_path, model)
+    assert load_file(tmp_path / WEIGHTS).keys() == model.net.state_dict().keys()
 
 
 def test_a_data_set_without_validation_images_is_refused(tmp_path):
