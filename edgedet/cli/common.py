@@ -124,11 +124,13 @@ def report_stage(artifact: Artifact, json: str | None) -> None:
     Raises:
         GateFailed: the artifact is there, but does not hold its gates.
     """
+    from edgedet.cli.quantization import quantization_tables
     from edgedet.evaluate.assess import require_gates
 
     metrics = artifact.manifest.metrics
     rows = [*_figures(metrics), ("size", f"{artifact.model_bytes / 1000:,.1f} kB"), ("digest", artifact.digest[:16])]
     shown: list[RenderableType] = [table(f"{artifact.path} (validation split, %)", ("figure", "value [95 %]"), rows)]
+    shown += quantization_tables(metrics.get("quantization") or {})
     shown += [f"gate: {gate['text']}" for gate in metrics.get("gates", ())]
     shown += [f"note: {note}" for note in artifact.manifest.notes]
     show(*shown, json=json, record={"path": str(artifact.path), "digest": artifact.digest, "manifest": artifact.manifest})

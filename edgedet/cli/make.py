@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+import msgspec
 import typer
 
 from edgedet import recipe
@@ -81,10 +82,14 @@ def prune(
 def export(
     artifact: Annotated[Path, typer.Argument(help="The checkpoint to export, or with --engine the ONNX artifact.")],
     out: Out,
+    overrides: Overrides = None,
     target: Annotated[str, typer.Option(help="A target's name or TOML file, or NAME@RELEASE; host is this machine.")] = "host",
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and activations; needs --data for the ranges.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision; needs --data for the range check.")] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Full precision, the default.")] = False,
+    ranges: Annotated[str | None, typer.Option(help="INT8: auto tries minmax, percentile, mse and entropy.")] = None,
+    bias_correction: Annotated[str | None, typer.Option(help="INT8: true, false, or auto: if it helps.")] = None,
+    mixed: Annotated[bool, typer.Option("--mixed", help="INT8: what it harms most stays in float, see mixed.*")] = False,
     engine: Annotated[bool, typer.Option("--engine", help="TensorRT's engine of an ONNX artifact, for this device.")] = False,
     data: Data = None,
     gate: GateFile = None,
@@ -100,17 +105,19 @@ def export(
         raise UsageError("--gate needs --data: gates are tested on its validation split")
     gates = gates_of(gate) if gate else None
     if engine:
-        if int8 or fp16 or fp32 or target != "host":
+        if int8 or fp16 or fp32 or target != "host" or overrides:
             raise UsageError("--engine keeps the graph's precision and target: leave --int8, --fp16, --fp32 and --target out")
         from edgedet.export import tensorrt
 
         built = tensorrt.EngineConfig(gates=gates)
         report_stage(tensorrt.run(built, Artifact.load(artifact), data_of(data) if data else None, out), json)
         return
-    index = data_of(data) if data or precision == "int8" else None
     from edgedet.export.stage import ExportConfig, run
 
-    config = ExportConfig(target=target, precision=precision, gates=gates)
+    given = [f"target={target}", f"precision={precision}", *_int8(precision, ranges, bias_correction, mixed=mixed)]
+    config = recipe.parse("", ExportConfig, source="edgedet export", overrides=[*given, *(overrides or ())])
+    config = msgspec.structs.replace(config, gates=config.gates if gates is None else gates)
+    index = data_of(data) if data or config.precision == "int8" else None
     report_stage(run(config, Artifact.load(artifact), index, out), json)
 
 
@@ -120,6 +127,15 @@ def _recipe(command: str, name: str, into: type[C], overrides: Sequence[str] | N
     if stage != command:
         raise UsageError(f"{name} is a recipe for `edgedet {stage}`, not for `edgedet {command}`: `edgedet recipes` lists them")
     return recipe.load("train", name, into, overrides or ())
+
+
+def _int8(precision: Precision, ranges: str | None, bias_correction: str | None, *, mixed: bool) -> list[str]:
+    """The options of INT8 as assignments."""
+    options = {"ranges": ranges, "bias_correction": bias_correction, "mixed": "{}" if mixed else None}
+    given = [f"{key}={value}" for key, value in options.items() if value is not None]
+    if given and precision != "int8":
+        raise UsageError("--ranges, --bias-correction and --mixed are options of --int8: add it, or leave them out")
+    return given
 
 
 def _precision(*, int8: bool, fp16: bool, fp32: bool) -> Precision:

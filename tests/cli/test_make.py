@@ -49,6 +49,9 @@ def test_the_lineage_runs_through_every_stage(demo):
         (["export", "{pruned}", "--fp16", "--target", "cpu-x86", "--out", "{new}"], 1, ["takes fp32 or int8, not fp16"]),
         (["export", "{pruned}", "--target", "cpu-x68", "--out", "{new}"], 1, ["no target", "did you mean 'cpu-x86'?"]),
         (["export", "{pruned}", "--gate", "{tmp}/g.toml", "--out", "{new}"], 2, ["--gate needs --data"]),
+        (["export", "{pruned}", "--ranges", "auto", "--out", "{new}"], 2, ["--ranges", "are options of --int8"]),
+        (["export", "{pruned}", "--int8", "--ranges", "best", "--data", "{data}", "--out", "{new}"], 1, ["ranges", "'best'"]),
+        (["export", "{pruned}", "mixed.max_flip=1", "--int8", "--data", "{data}", "--out", "{new}"], 1, ["mean 'max_flips'?"]),
         (["export", "{pruned}", "--gate", "{tmp}/g.toml", "--data", "{data}", "--out", "{new}"], 2, ["no gate file"]),
     ],
 )
@@ -129,3 +132,19 @@ def test_an_engine_keeps_what_its_graph_is(edgedet, make_onnx_artifact, tmp_path
     done = edgedet("export", make_onnx_artifact().path, "--engine", *extra, "--out", tmp_path / "engine")
     assert done.code == 2
     assert_one_line(done.err, "--engine keeps the graph's precision and target")
+
+
+def test_int8_shows_what_was_tried_and_keeps_it_in_the_manifest(edgedet, demo, tmp_path):
+    out = tmp_path / "out"
+    options = ("--ranges", "auto", "--bias-correction", "auto", "--mixed", "mixed.max_error=0.02", "mixed.max_flips=1.0")
+    done = edgedet("export", demo.pruned, "--int8", *options, "--data", demo.data, "--out", out)
+    assert done.code == 0, done.err
+    found = Artifact.load(out).manifest.metrics["quantization"]
+    assert len(found["ranges"]) == 5
+    assert found["held_out"]["mean_error"] <= 0.02
+    assert "ranges, on held-out images" in done.out
+    assert "percentile 99.99" in done.out
+    assert "note: bias correction in" in done.out
+    if "mixed" in found:
+        assert "what INT8 costs in each block alone" in done.out
+        assert "time, estimated" in done.out
