@@ -124,6 +124,21 @@ def test_ctrl_c_is_exit_code_130_and_one_line(demo, tmp_path):
     assert not (tmp_path / "index.csv").exists()
 
 
+def test_ctrl_c_while_everything_is_imported_is_one_line_too():
+    code = """if True:
+        import signal, sys
+        class Pressed:
+            def find_spec(self, name, path=None, target=None):
+                if name == "typer":
+                    signal.raise_signal(signal.SIGINT)
+        sys.meta_path.insert(0, Pressed())
+        from edgedet.__main__ import main
+        main()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "edgedet: interrupted\n")
+
+
 def test_of_the_processes_of_torchrun_only_the_first_speaks(edgedet, demo, monkeypatch, tmp_path):
     request = ("eval", demo.int8, "--data", demo.data, "--json", tmp_path / "said.json")
     monkeypatch.setenv("RANK", "1")
