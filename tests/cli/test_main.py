@@ -14,6 +14,7 @@ from command import COMMAND, SHORT, assert_one_line, environment, run
 COMMANDS = (
     "models", "recipes", "targets", "data scan", "data simulate",
     "train", "distill", "prune", "export", "eval", "bench", "detect", "show", "lint",
+    "bundle", "deploy", "self-test",
 )  # fmt: skip
 
 
@@ -28,9 +29,9 @@ def test_every_command_explains_itself(edgedet, command):
 def test_the_list_of_commands_is_complete(edgedet):
     top = edgedet("--help").out.partition("Commands:")[2]
     nested = edgedet("data", "--help").out.partition("Commands:")[2]
-    names = re.findall(r"^  (\w+)", top, re.MULTILINE)
+    names = re.findall(r"^  ([\w-]+)  ", top, re.MULTILINE)
     assert {*names} - {"data"} == {name for name in COMMANDS if " " not in name}
-    assert {f"data {name}" for name in re.findall(r"^  (\w+)", nested, re.MULTILINE)} == {
+    assert {f"data {name}" for name in re.findall(r"^  ([\w-]+)  ", nested, re.MULTILINE)} == {
         name for name in COMMANDS if " " in name
     }
 
