@@ -31,6 +31,11 @@ def not_finite(graph, pixels, out):
     out.write_text(json.dumps({"weight": float("nan"), "images": len(pixels)}))
 
 
+def spoils(graph, pixels, out):
+    graph.write_text("another graph")
+    rounded(graph, pixels, out, digits=3)
+
+
 def endless(graph, pixels, out):
     time.sleep(600)
 
@@ -46,6 +51,7 @@ class Toy:
             "best": {"coarse": coarse, "fine": fine, "refused": refused, "not-finite": not_finite},
             "defaults": {"coarse": coarse},
             "refused": {"refused": refused},
+            "spoils": {"spoils": spoils},
             "endless": {"endless": endless},
         }[request.mode]
 

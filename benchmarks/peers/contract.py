@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -119,7 +121,9 @@ def _try(tool: Tool, request: Request, name: str, make: Make, seen: Pixels, held
     """One candidate; `held_out` is its mean logit error on the images that it did not see."""
     model, started = _model(tool, request, name), time.perf_counter()
     try:
-        make(request.graph, seen, model)
+        with tempfile.TemporaryDirectory() as folder:
+            # Its own copy: ModelOpt writes to the file that it is given.
+            make(Path(shutil.copy(request.graph, folder)), seen, model)
         seconds = round(time.perf_counter() - started, 1)
         error = float(np.abs(in_batches(tool.load(model, request.threads), held_out[0]) - held_out[1]).mean())
         if not np.isfinite(error):

@@ -15,6 +15,7 @@ def request_of(tmp_path):
     ranges, held_out, test = (rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8) for count in (12, 4, 10))
     np.savez(tmp_path / "images.npz", ranges=ranges, held_out=held_out, logits=mean_logits(held_out))
     np.save(tmp_path / "test.npy", test)
+    (tmp_path / "float.onnx").write_text("the float graph")
     (tmp_path / "out").mkdir()
 
     def make(mode: str) -> Request:
@@ -50,6 +51,12 @@ def test_a_candidate_that_fails_is_in_the_answer_with_its_reason(request_of):
     assert reasons["refused"] == "RuntimeError: no kernel for this graph"
     assert reasons["not-finite"] == "ValueError: its logits are not finite"
     assert contract.answer(Toy(), request_of("refused"))["error"] == "RuntimeError: no kernel for this graph"
+
+
+def test_no_candidate_can_change_the_graph_of_the_others(request_of):
+    request = request_of("spoils")
+    assert contract.answer(Toy(), request)["error"] is None
+    assert request.graph.read_text() == "the float graph"
 
 
 def test_images_are_held_out_only_where_there_is_a_choice(request_of):

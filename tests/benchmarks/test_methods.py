@@ -20,6 +20,7 @@ def ready(tmp_path):
     held_out, test = (rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8) for _ in range(2))
     np.savez(tmp_path / "images.npz", ranges=held_out, held_out=held_out, logits=mean_logits(held_out))
     np.save(tmp_path / "test.npy", test)
+    (tmp_path / "float.onnx").write_text("the float graph")
     return SimpleNamespace(
         graph=tmp_path / "float.onnx", images=tmp_path / "images.npz", test=tmp_path / "test.npy", key="one case"
     )
