@@ -56,7 +56,7 @@ def _read_by(view: GraphView, node: onnx.NodeProto) -> npt.NDArray[np.float64]:
     assert weight is not None  # placement takes constant weights only
     inputs = 1 - weight_axis(node)
     others = tuple(axis for axis in range(weight.ndim) if axis != inputs)
-    return np.abs(weight.astype(np.float64)).max(axis=others)
+    return np.asarray(np.abs(weight).max(axis=others), dtype=np.float64)
 
 
 def _widest(magnitudes: Sequence[float] | npt.NDArray[np.float64]) -> float:

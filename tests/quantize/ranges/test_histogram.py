@@ -9,7 +9,7 @@ import pytest
 
 from edgedet.errors import QuantizeError
 from edgedet.quantize import session
-from edgedet.quantize.ranges import BINS, find_channel_ranges, find_ranges, observe, observe_channels
+from edgedet.quantize.ranges import BINS, observe, observe_channels
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -48,12 +48,6 @@ def test_channels_are_observed_as_if_each_were_a_tensor(residual_net: onnx.Model
         assert histogram.high == pytest.approx(values.max(), rel=1e-5)
         assert np.abs(np.cumsum(histogram.counts) - np.cumsum(expected)).max() <= 3
     assert [histogram.high for histogram in found["pooled"]] == pytest.approx(list(vectors.max(axis=0)), rel=1e-5)
-
-
-def test_the_widest_channel_is_as_wide_as_the_tensor(residual_net: onnx.ModelProto, pixels: Pixels) -> None:
-    whole = find_ranges(residual_net, ["sum"], in_batches(pixels, 4), method="minmax")["sum"]
-    channels = find_channel_ranges(residual_net, ["sum"], in_batches(pixels, 4), method="minmax")["sum"]
-    assert whole == (min(low for low, _ in channels), max(high for _, high in channels))
 
 
 class Alive:
@@ -135,8 +129,3 @@ def test_a_tensor_that_is_not_finite_is_named(make_net, pixels: Pixels) -> None:
     for batches in ([bright, dark], [dark, bright]):
         with pytest.raises(QuantizeError, match="tensor 'log' has no finite range"):
             observe(model, ["log"], lambda batches=batches: batches)
-
-
-def test_without_images_there_are_no_ranges(residual_net: onnx.ModelProto) -> None:
-    with pytest.raises(QuantizeError, match="no images to find ranges on"):
-        find_ranges(residual_net, ["stem"], lambda: [])
