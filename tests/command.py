@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -61,6 +63,27 @@ def run(*arguments: object, cache: Path, cwd: Path | None = None, **variables: s
         env=environment(cache, **variables),
         timeout=600,
     )
+
+
+def press_ctrl_c(*arguments: object, cache: Path, when: bytes, **variables: str) -> subprocess.CompletedProcess[str]:
+    """``edgedet ARGUMENTS`` under a terminal, interrupted when `when` is on it; its code, stdout and what the terminal saw."""
+    terminal, end = os.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=end,
+        env=environment(cache, TERM="xterm", **variables),
+    )
+    os.close(end)
+    seen = b""
+    with contextlib.suppress(OSError):  # a terminal that nobody writes to any more
+        while chunk := os.read(terminal, 1000):
+            seen, before = seen + chunk, when in seen
+            if when in seen and not before:
+                process.send_signal(signal.SIGINT)
+    os.close(terminal)
+    out, _ = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, out.decode(), seen.decode(errors="replace"))
 
 
 def assert_one_line(err: str, *words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -67,15 +68,26 @@ def write_json(where: str, record: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A small file for people or machines, written over an older one.
+    """A small file for people or machines; an older one is replaced by the whole of it, or kept.
 
     Raises:
         EdgedetError: it cannot be written.
     """
+    from edgedet.data.store import partial
+
+    target = Path(os.path.realpath(path))  # of a link, what it leads to
+    temporary = partial(target)
     try:
-        path.write_text(text, encoding="utf-8")
+        if target.exists() and not target.is_file():  # a pipe, a terminal
+            target.write_text(text, encoding="utf-8")
+            return
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(target)
     except OSError as error:
         raise EdgedetError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            temporary.unlink(missing_ok=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> Table:

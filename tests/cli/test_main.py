@@ -4,12 +4,12 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 
 import pytest
-from command import COMMAND, SHORT, assert_one_line, environment, run
+from command import COMMAND, SHORT, assert_one_line, environment, press_ctrl_c, run
+from full_disk import no_file_beyond
 
 COMMANDS = (
     "models", "recipes", "targets", "data scan", "data simulate",
@@ -74,6 +74,26 @@ def test_a_refusal_of_the_operating_system_is_one_line(edgedet, tmp_path):
     assert_one_line(done.err, "folder.json: cannot be written: No such file or directory")
 
 
+def test_a_file_that_cannot_be_written_whole_leaves_the_older_one(edgedet, tmp_path):
+    (tmp_path / "recipes.json").write_text("[]")
+    (tmp_path / "link.json").symlink_to("recipes.json")
+    with no_file_beyond(100):
+        done = edgedet("recipes", "--json", tmp_path / "recipes.json")
+    assert done.code == 1
+    assert_one_line(done.err, "recipes.json: cannot be written: File too large")
+    assert (tmp_path / "recipes.json").read_text() == "[]"
+    assert edgedet("recipes", "--json", tmp_path / "link.json").code == 0
+    assert json.loads((tmp_path / "recipes.json").read_text())
+    assert {path.name for path in tmp_path.iterdir()} == {"recipes.json", "link.json"}
+
+
+def test_json_goes_down_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    command = [*COMMAND, "recipes", "--json", tmp_path / "pipe"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment(tmp_path)):
+        assert json.loads((tmp_path / "pipe").read_text())
+
+
 def test_a_refusal_that_nobody_foresaw_is_one_line_too(edgedet, demo, tmp_path):
     """Without --verify, nothing has looked at the graph before its size is asked for."""
     shutil.copytree(demo.int8, tmp_path / "torn")
@@ -99,29 +119,16 @@ def test_nothing_is_said_when_the_reader_has_gone(demo, tmp_path):
 
 
 def test_ctrl_c_is_exit_code_130_and_one_line(demo, tmp_path):
-    """Under a terminal, where the progress bar says that the scan is running."""
     folder = tmp_path / "many" / "0_real"
     folder.mkdir(parents=True)
     image = next((demo.data / "test" / "0_real").rglob("*.jpg"))
     for number in range(6000):
         os.link(image, folder / f"{number}.jpg")
-    master, slave = os.openpty()
-    command = [*COMMAND, "data", "scan", folder.parent, "--out", tmp_path / "index.csv"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, env=environment(tmp_path / "cache", TERM="xterm"))
-    os.close(slave)
-    seen = os.read(master, 1000)
-    process.send_signal(signal.SIGINT)
-    try:
-        while chunk := os.read(master, 1000):
-            seen += chunk
-    except OSError:  # a terminal that nobody writes to any more
-        pass
-    os.close(master)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert b"edgedet: interrupted" in seen
-    assert b"Traceback" not in seen
-    assert not out
+    done = press_ctrl_c("data", "scan", folder.parent, "--out", tmp_path / "index.csv", cache=tmp_path / "cache", when=b"scan")
+    assert done.returncode == 130
+    assert "edgedet: interrupted" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
     assert not (tmp_path / "index.csv").exists()
 
 

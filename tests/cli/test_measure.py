@@ -5,10 +5,11 @@ import shutil
 import tarfile
 
 import pytest
-from command import assert_one_line
+from command import assert_one_line, press_ctrl_c
 
 from edgedet.artifact import Artifact
 from edgedet.bench import result
+from edgedet.data.index import Index
 
 GATES = """
 [[gates]]
@@ -126,3 +127,26 @@ def test_what_was_measured_is_shown_though_it_cannot_be_recorded(edgedet, demo, 
         assert done.code == 1
         assert done.err.splitlines()[-1].startswith(f"edgedet: {tmp_path}/file/a.jsonl: results cannot be written")
         assert shown in done.out
+
+
+def assert_interrupted(done):
+    assert done.returncode == 130
+    assert done.stderr.endswith("edgedet: interrupted\r\n")  # after what clears the bar
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+@pytest.mark.parametrize("when", [b"decode", b"evaluate web"])
+def test_ctrl_c_ends_an_evaluation_and_leaves_nothing_half_decoded(demo, tmp_path, when):
+    index = Index.load(demo.data / "index.csv").split("val")
+    Index(index.root, index.rows * 100).save(tmp_path / "many.csv")
+    request = ("eval", demo.int8, "--data", tmp_path / "many.csv", "--degrade", "web", "--json", tmp_path / "said.json")
+    assert_interrupted(press_ctrl_c(*request, cache=tmp_path / "cache", when=when))
+    assert {path.name for path in tmp_path.iterdir()} == {"many.csv", "cache"}
+    assert len(list((tmp_path / "cache" / "pixels").iterdir())) == (when != b"decode")
+
+
+def test_ctrl_c_ends_a_benchmark(demo, tmp_path):
+    request = ("bench", demo.int8, "--no-anchor", "--threads", "1", "--record", tmp_path / "rows.jsonl")
+    assert_interrupted(press_ctrl_c(*request, cache=tmp_path / "cache", when=b"single-stream"))
+    assert not (tmp_path / "rows.jsonl").exists()
