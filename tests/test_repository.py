@@ -34,7 +34,6 @@ COVERED = {
     "bench/rows": "tests/bench/test_stage.py",
     "cli/__init__": "tests/cli/test_main.py",
     "cli/common": "tests/cli/test_make.py",
-    "cli/quantization": "tests/cli/test_make.py",
     "data/facts": "tests/data/test_scan.py",
     "data/labels": "tests/data/test_scan.py",
     "data/layouts": "tests/data/test_scan.py",
