@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from edgedet.data.store import partial
 from edgedet.errors import DataError
 
 Split = Literal["train", "ranges", "val", "test", ""]
@@ -109,7 +110,7 @@ class Index:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a CSV; the root is written relative to the file, so that the two can be moved together."""
         target = Path(path)
-        temporary = target.with_name(f".{target.name}.partial-{os.getpid()}")
+        temporary = partial(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -67,6 +68,12 @@ def test_a_bad_index_names_the_line(tmp_path: Path, text: str, message: str) -> 
     (tmp_path / "index.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         Index.load(tmp_path / "index.csv")
+
+
+def test_the_content_of_an_image_is_as_scanned_or_as_it_is_now(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"abc")
+    index = Index(tmp_path, (Row(path="a.png", label=0, sha256="0" * 64), Row(path="a.png", label=0)))
+    assert [index.content(0), index.content(1)] == ["0" * 64, hashlib.sha256(b"abc").hexdigest()]
 
 
 def test_an_image_that_went_away_is_named(tmp_path: Path) -> None:
