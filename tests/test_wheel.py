@@ -34,7 +34,7 @@ def test_it_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"edgedet"}
-    assert not [name for name in names if "test" in name or "__pycache__" in name]
+    assert not [name for name in names if "/test_" in name or "/tests/" in name or "__pycache__" in name]
     assert "edgedet/py.typed" in names
     in_package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "edgedet").rglob("*.py")}
     assert in_package <= set(names)
