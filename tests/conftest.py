@@ -1,5 +1,6 @@
 """Fixtures that several folders share."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,9 @@ from edgedet.artifact import Artifact, Calibration, DetectorSpec, Graph, Kind, M
 from edgedet.preprocess import Preprocess
 
 MakeArtifact = Callable[..., Artifact]
+
+# A shell starts what it puts in the background deaf to Ctrl-C, and so its children: the tests that press it need it heard.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
