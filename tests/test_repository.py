@@ -34,6 +34,8 @@ COVERED = {
     "bench/rows": "tests/bench/test_stage.py",
     "cli/__init__": "tests/cli/test_main.py",
     "cli/common": "tests/cli/test_make.py",
+    "compress/fake": "tests/compress/test_graph_module.py",
+    "compress/graph_reader": "tests/compress/test_graph_module.py",
     "data/facts": "tests/data/test_scan.py",
     "data/labels": "tests/data/test_scan.py",
     "data/layouts": "tests/data/test_scan.py",

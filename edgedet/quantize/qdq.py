@@ -19,6 +19,7 @@ from edgedet.quantize.graph import Array, GraphView, constant_tensor, remove_dea
 from edgedet.quantize.pixels import PixelInput
 from edgedet.quantize.placement import ABSORBED, Plan, weight_axis
 from edgedet.quantize.ranges import Range
+from edgedet.quantize.typed import next_half
 from edgedet.target import Scheme
 
 _LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}
@@ -67,9 +68,17 @@ class Layer:
     steps: npt.NDArray[np.float32] | None = None
 
 
-def quantize_layer(weight: Array, bias: Array | None, scale_in: float, axis: int | None, bits: int = 8) -> Layer:
-    """`weight` in steps of its scale along `axis`; `bias` (O,), when given, in steps of `scale_in`, the input's, times that."""
+def quantize_layer(
+    weight: Array, bias: Array | None, scale_in: float, axis: int | None, bits: int = 8, *, half: bool = False
+) -> Layer:
+    """`weight` in steps of its scale along `axis`; `bias` (O,), when given, in steps of `scale_in`, the input's, times that.
+
+    half: the weight's scales are numbers that half precision has.
+    """
     values, scale = quantize_weight(weight, axis, bits)
+    if half:
+        scale = next_half(scale).astype(np.float32)
+        values = _round(weight, scale, axis, 2 ** (bits - 1) - 1)
     if bias is None:
         return Layer(values, scale)
     least = np.abs(bias) / (scale_in * MOST_BIAS_STEPS)
