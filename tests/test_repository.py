@@ -56,6 +56,8 @@ COVERED = {
     "models/npr": "tests/models/test_detectors.py",
     "models/pixels": "tests/models/test_detectors.py",
     "models/ram": "tests/models/test_detectors.py",
+    "models/resnet": "tests/models/test_detectors.py",
+    "models/table": "tests/models/test_detectors.py",
     "quantize/gates": "tests/quantize/test_placement.py",
     "quantize/graph": "tests/quantize/test_placement.py",
     "quantize/model": "tests/export/test_export_stage.py",

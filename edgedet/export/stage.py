@@ -166,7 +166,7 @@ def _from_checkpoint(parent: Artifact, pixels: Pixels, opset: int) -> _Float:
         logits: Logits = module(torch.from_numpy(pixels)).float().numpy()
     again = parity.compare({len(pixels): logits}, parent.golden.logits, manifest.calibration)
     again.hold(parity.GATES["fp32"], f"{parent.path}, against the golden logits that it was written with")
-    model = export_onnx(module, manifest.preprocess, opset=opset, parent=parent.digest, labels=manifest.labels)
+    model = export_onnx(module.deployed(), manifest.preprocess, opset=opset, parent=parent.digest, labels=manifest.labels)
     prove(model, pixels, logits, parent).hold(parity.GATES["fp32"], f"{parent.path} exported in fp32")
     return _Float(model, logits)
 

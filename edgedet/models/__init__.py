@@ -1,4 +1,4 @@
-"""Detectors: one file per family and one table of builders (needs torch).
+"""Detectors: one file per family, each with its lines of the one table of builders (needs torch).
 
 :func:`create` makes a network by name, :func:`build` rebuilds the one of a checkpoint. Any timm model is ``timm/<name>``.
 """
@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -18,65 +17,29 @@ from torch import nn
 
 from edgedet.artifact import WEIGHTS, Artifact, DetectorSpec
 from edgedet.errors import ModelError, nearest
-from edgedet.models import cifake, edgenet, lite, npr, ram, structure
+from edgedet.models import cifake, edgenet, lite, npr, ram, resnet, structure
 from edgedet.models.pixels import PixelModel
+from edgedet.models.table import BYTE_MEAN, BYTE_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Detector
 from edgedet.preprocess import Preprocess
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HALF = (0.5, 0.5, 0.5)
-# With these the uint8 pixels are the quantized input already (scale 1 / 128, zero point 128).
-BYTE_MEAN, BYTE_STD = (128 / 255,) * 3, (128 / 255,) * 3
+__all__ = [
+    "BYTE_MEAN",
+    "BYTE_STD",
+    "DETECTORS",
+    "HALF",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Detector",
+    "build",
+    "classifier_of",
+    "create",
+    "example_pixels",
+    "lookup",
+    "rebuild",
+]
 
-
-@dataclass(frozen=True)
-class Detector:
-    """A line of the table: how to build it, where it comes from, and its published input.
-
-    classifier: the last linear layer's name; its input is the embedding that distillation matches.
-    reference: the timm architecture whose published figures stand beside it; None when there is none.
-    """
-
-    build: Callable[..., nn.Module]
-    source: str
-    preprocess: Preprocess
-    classifier: str = "head"
-    reference: str | None = None
-
-
-def _resnet50(*, pretrained: bool = False) -> nn.Module:
-    """ResNet-50 with two classes (real, fake); 23,512,130 parameters."""
-    net: nn.Module = timm.create_model("resnet50", pretrained=pretrained, num_classes=2)
-    return net
-
-
-_SMALL = Preprocess(height=32, width=32, geometry="resize_squash", mean=BYTE_MEAN, std=BYTE_STD)
-_RAM_INPUT = Preprocess(height=256, width=256)
-
-DETECTORS: dict[str, Detector] = {
-    "cifake-cnn": Detector(cifake.cifake_cnn, "Real or really fake?", Preprocess(height=32, width=32, interpolation="bicubic")),
-    "cifake-cnn-srm": Detector(
-        cifake.cifake_cnn_srm, "Real or really fake?", Preprocess(height=32, width=32, interpolation="bicubic")
-    ),
-    "edge32": Detector(edgenet.edge32, "edgedet", _SMALL),
-    "edge32-teacher": Detector(edgenet.edge32_teacher, "edgedet", _SMALL),
-    "edge224": Detector(edgenet.edge224, "edgedet", Preprocess(geometry="crop_only", mean=BYTE_MEAN, std=BYTE_STD)),
-    "edgenet": Detector(edgenet.edgenet, "edgedet", _SMALL),
-    "efficientnet-lite0": Detector(
-        lite.efficientnet_lite0,
-        "Liu, 2020 (TensorFlow)",
-        # Its own mean is 127: one level further, and the uint8 pixels are the quantized input.
-        Preprocess(geometry="resize_shorter_crop", resize=256, interpolation="bicubic", mean=BYTE_MEAN, std=BYTE_STD),
-        classifier="classifier",
-        reference="efficientnet_lite0",
-    ),
-    "npr": Detector(
-        npr.npr,
-        "Tan et al., CVPR 2024",
-        Preprocess(geometry="resize_shorter_crop", resize=256, multiple=2, mean=IMAGENET_MEAN, std=IMAGENET_STD),
-    ),
-    "ram-net": Detector(ram.ram_net, "RAM-Net", _RAM_INPUT, classifier="fc", reference="resnet50"),
-    "resnet50": Detector(_resnet50, "He et al., CVPR 2016", _RAM_INPUT, classifier="fc", reference="resnet50"),
-}
+FAMILIES = (cifake, edgenet, lite, npr, ram, resnet)
+DETECTORS: dict[str, Detector] = {name: line for family in FAMILIES for name, line in family.DETECTORS.items()}
 
 
 def lookup(name: str) -> Detector:

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgedet.models.blocks import StyleRecalibration
+from edgedet.models.table import Detector, Detectors
+from edgedet.preprocess import Preprocess
 
 
 class CifakeCnn(nn.Module):
@@ -40,3 +42,13 @@ def cifake_cnn() -> CifakeCnn:
 def cifake_cnn_srm() -> CifakeCnn:
     """With style recalibration after the first pool."""
     return CifakeCnn(style_recalibration=True)
+
+
+_INPUT = Preprocess(height=32, width=32, interpolation="bicubic")
+
+DETECTORS: Detectors = {
+    "cifake-cnn": Detector(cifake_cnn, "Real or really fake?", _INPUT),
+    "cifake-cnn-srm": Detector(
+        cifake_cnn_srm, "Real or really fake?", _INPUT, int8_notes="the statistics of style recalibration stay in float"
+    ),
+}

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from edgedet.models.blocks import conv_bn_relu
+from edgedet.models.table import BYTE_MEAN, BYTE_STD, Detector, Detectors
+from edgedet.preprocess import Preprocess
 
 Block = Literal["plain", "residual"]
 
@@ -114,3 +116,20 @@ def edge224(*, width: int = 24) -> EdgeNet:
         strides=(2, 2, 2, 2),
         block="residual",
     )
+
+
+_SMALL = Preprocess(height=32, width=32, geometry="resize_squash", mean=BYTE_MEAN, std=BYTE_STD)
+_PIXELS = "the uint8 pixels are the quantized input: no float pass over the image"
+
+DETECTORS: Detectors = {
+    "edge32": Detector(edge32, "edgedet", _SMALL, features="features", int8_notes=_PIXELS),
+    "edge32-teacher": Detector(edge32_teacher, "edgedet", _SMALL, features="features", int8_notes=_PIXELS),
+    "edge224": Detector(
+        edge224,
+        "edgedet",
+        Preprocess(geometry="crop_only", mean=BYTE_MEAN, std=BYTE_STD),
+        features="features",
+        int8_notes=_PIXELS,
+    ),
+    "edgenet": Detector(edgenet, "edgedet", _SMALL, features="features", int8_notes=_PIXELS),
+}

