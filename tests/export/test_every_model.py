@@ -1,0 +1,117 @@
+"""Every detector in INT8 for the RTX 3090 through the export stage: linted, held against parity, compiled for sm_86.
+
+Weights are untrained. Networks that take any size are exported at a small one: what is quantized and how kernels are called
+does not depend on it; benchmarks/compile_models.py compiles all of them at their own.
+"""
+
+from pathlib import Path
+
+import msgspec
+import onnx
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+from edgedet import models
+from edgedet.artifact import Artifact, DetectorSpec
+from edgedet.data.index import Index
+from edgedet.errors import ExportError
+from edgedet.export import compile as compiler
+from edgedet.export.anchor import as_ranges, untrained
+from edgedet.export.parity import ParityGate
+from edgedet.export.stage import ExportConfig, run
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not compiler.available(), reason="TensorRT-RTX is not installed")]
+
+STRESS = ParityGate(mean_relative=0.5)
+"""Random weights have no verdict to keep, and RAM-Net's gates make 0.29 of rounding; what is broken is far beyond this."""
+
+OWN_SIZE = ("timm/vit_small_patch16_224", "timm/swin_tiny_patch4_window7_224")
+
+EXPECTED = {
+    "cifake-cnn": (1, 2),
+    "cifake-cnn-srm": (1, 2),
+    "edge32": (6, 6),
+    "edge32-teacher": (16, 16),
+    "edge224": (17, 17),
+    "efficientnet-lite0": (49, 49),
+    "npr": (24, 24),
+    "ram-net": (53, 83),
+    "resnet50": (53, 53),
+    "timm/efficientnet_lite0": (49, 49),
+    "timm/legacy_xception": (74, 74),
+    "timm/mobilenetv4_conv_small": (46, 46),
+    "timm/resnet101": (104, 104),
+    "timm/swin_tiny_patch4_window7_224": (1, 1),
+    "timm/tf_efficientnetv2_b0": (59, 75),
+    "timm/vit_small_patch16_224": (1, 1),
+}
+"""Convolutions that read Int8, of all; the others are gates, or narrower than the kernels' tiles."""
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return as_ranges(tmp_path_factory.mktemp("photographs"))
+
+
+def exported(name: str, data: Index, folder: Path) -> Artifact:
+    """As `edgedet export --int8 --target rtx-3090` makes it."""
+    preprocess = models.lookup(name).preprocess
+    side = min(preprocess.height, preprocess.height if name in OWN_SIZE else 96)
+    preprocess = msgspec.structs.replace(preprocess, height=side, width=side)
+    checkpoint = untrained(folder / "checkpoint", DetectorSpec(name=name), preprocess, golden=4)
+    config = ExportConfig(target="rtx-3090", precision="int8", ranges="minmax", images=8, parity=STRESS)
+    return run(config, checkpoint, data, folder / "int8", assessed=False)
+
+
+def quantized_convolutions(model: onnx.ModelProto) -> list[str]:
+    """Those that read a DequantizeLinear."""
+    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    return [node.name for node in model.graph.node if node.op_type == "Conv" and node.input[0] in dequantized]
+
+
+def test_every_detector_of_the_table_is_here() -> None:
+    assert set(models.DETECTORS) - {"edgenet"} <= set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_quantized_convolution_reads_int8(name: str, data: Index, tmp_path: Path) -> None:
+    child = exported(name, data, tmp_path)
+    found, quantized = child.manifest.metrics["compiled"], quantized_convolutions(onnx.load(child.graph))
+    assert (found["int8_convolutions"], len(quantized)) == (EXPECTED[name][0],) * 2
+    assert sum(node.op_type == "Conv" for node in onnx.load(child.graph).graph.node) == EXPECTED[name][1]
+    assert found["kernels_in"]["Int8"] >= len(quantized)
+    # Six channels between the CIFAKE network's convolutions are no multiple of eight; nothing else breaks a rule.
+    lint = [note for note in child.manifest.notes if note.startswith("lint")]
+    assert [note.split(":")[0] for note in lint] == (["lint, padded-channels"] if name.startswith("cifake") else [])
+
+
+def test_a_graph_of_which_only_the_weights_are_quantized_is_refused(data: Index, tmp_path: Path) -> None:
+    child = exported("edge32", data, tmp_path)
+    model = onnx.load(child.graph)
+    quantized = quantized_convolutions(model)
+    makers = {node.output[0]: node for node in model.graph.node}
+    for node in model.graph.node:
+        if node.name in quantized:
+            node.input[0] = makers[makers[node.input[0]].input[0]].input[0]
+    pairs = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert len(pairs) == len(quantized)
+    # The pixels are in float32 and reach the first convolution through no pair any more.
+    first = next(node for node in model.graph.node if node.name == quantized[0])
+    model.graph.node.insert(
+        list(model.graph.node).index(first),
+        onnx.helper.make_node("Cast", [first.input[0]], ["pixels_half"], name="pixels_half", to=onnx.TensorProto.FLOAT16),
+    )
+    first.input[0] = "pixels_half"
+    onnx.save(model, tmp_path / "weights.onnx")
+    found = compiler.compile_ahead(tmp_path / "weights.onnx", size=(32, 32))
+    assert sum(found.convolutions.values()) == 0
+    with pytest.raises(ExportError, match="6 of 6 quantized convolutions do not read Int8"):
+        found.require_int8(quantized)
