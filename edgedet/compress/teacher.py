@@ -6,7 +6,7 @@ import hashlib
 import math
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -61,19 +61,28 @@ class Answers:
 
 
 class Listener(Objective):
-    """A student between labels and a teacher whose answers are known for both views of every image."""
+    """A student between labels and a teacher whose answers are known for both views of every image.
+
+    name: the detector whose classifier's input is matched with the teacher's embedding; None for a model without one, which
+        can only listen to logits.
+
+    Raises:
+        TrainingError: embeddings are to be matched and `name` is None.
+    """
 
     def __init__(
-        self, model: PixelModel, name: str, answers: Answers, config: TrainingConfig, distillation: Distillation
+        self, model: nn.Module, name: str | None, answers: Answers, config: TrainingConfig, distillation: Distillation
     ) -> None:
         super().__init__(model)
         self.config, self.distillation = config, distillation
-        self.classifier_name = models.lookup(name).classifier
-        classifier = models.classifier_of(model.net, name)
         self.answers = answers
         # Without a weight there is no gradient, which distribution refuses: then there is no projection.
         self.project: nn.Module | None = None
         if distillation.feature_weight:
+            if name is None or not isinstance(model, PixelModel):
+                raise TrainingError("this student has no embedding to match: set distillation.feature_weight to 0")
+            self.classifier_name = models.lookup(name).classifier
+            classifier = models.classifier_of(model.net, name)
             self.project = nn.Linear(classifier.in_features, answers.embeddings.shape[2], bias=False)
 
     @property
@@ -85,8 +94,7 @@ class Listener(Objective):
         """Labels, logits and embeddings, weighted; a scalar."""
         positions, views = batch.positions.cpu().numpy(), batch.flipped.cpu().numpy().astype(np.int64)
         theirs = torch.from_numpy(self.answers.logits[positions, views]).to(batch.labels.device)
-        assert isinstance(self.model, PixelModel)
-        with watched(self.model.net.get_submodule(self.classifier_name)) as seen:
+        with self._watched() as seen:
             logits = self.model(batch.pixels).float()
         loss = (1 - self.distillation.logit_weight) * label_loss(logits, batch.labels, self.config)
         loss = loss + self.distillation.logit_weight * logit_distance(logits, theirs, self.distillation.temperature)
@@ -94,6 +102,12 @@ class Listener(Objective):
             wanted = torch.from_numpy(self.answers.embeddings[positions, views].astype(np.float32)).to(batch.labels.device)
             loss = loss + self.distillation.feature_weight * embedding_distance(self.project(seen[0]).float(), wanted)
         return loss
+
+    def _watched(self) -> AbstractContextManager[list[Tensor]]:
+        if self.project is None:
+            return nullcontext([])
+        assert isinstance(self.model, PixelModel)
+        return watched(self.model.net.get_submodule(self.classifier_name))
 
 
 def logit_distance(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -14,13 +14,15 @@ the precision that the graph gives it (:mod:`edgedet.quantize.half`).
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import onnx
 
 from edgedet.artifact import Figures
 from edgedet.errors import ExportError
 from edgedet.export.lint import Finding, lint
+from edgedet.quantize.graph import Array
 from edgedet.quantize.half import find_magnitudes, to_half
 from edgedet.quantize.model import quantize
 from edgedet.quantize.sample import Images
@@ -35,12 +37,15 @@ class Lowered:
     """The graph, what is to be said about it, and what was decided on the way.
 
     convolutions: the names of the nodes that are meant to run on INT8 kernels.
+    floats, weight_bits: of INT8, what training it takes, see `edgedet.quantize.model.Quantized`.
     """
 
     model: onnx.ModelProto
     notes: tuple[str, ...] = ()
     convolutions: tuple[str, ...] = ()
     figures: Figures | None = None
+    floats: Mapping[str, Array] = field(default_factory=dict)
+    weight_bits: int = 8
 
 
 def lower(
@@ -59,7 +64,7 @@ def lower(
     done = Lowered(model)
     if precision == "int8":
         found = quantize(model, target, images, options)
-        done = Lowered(found.model, found.notes, found.convolutions, found.figures)
+        done = Lowered(found.model, found.notes, found.convolutions, found.figures, found.floats, found.weight_bits)
     if precision == "fp16" or target.strongly_typed:
         # A part of the images is enough: the limit is a 128th of where half ends.
         half = to_half(done.model, find_magnitudes(model, images.few or images.ranges))

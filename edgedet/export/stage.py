@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ import onnx
 
 from edgedet import artifact as artifacts
 from edgedet import target as targets
-from edgedet.artifact import GOLDEN, Artifact, Gate, Golden, Graph, Manifest
+from edgedet.artifact import GOLDEN, Artifact, Figures, Gate, Golden, Graph, Manifest
 from edgedet.data.index import Index
 from edgedet.data.parallel import usable_cores
 from edgedet.errors import ArtifactError, DataError, ExportError
@@ -69,6 +69,26 @@ class _Float:
     parent_logits: Logits
 
 
+@dataclass(frozen=True)
+class Made:
+    """A graph that is proven and then written.
+
+    expected: logits (N,) that it must give on its parent's golden inputs, as far as `limits` say.
+    stage, config, figures: for the manifest.
+    """
+
+    target: Target
+    lowered: Lowered
+    expected: Logits
+    limits: ParityGate
+    stage: str
+    config: Config
+    gates: tuple[Gate, ...]
+    precision: Precision
+    seed: int
+    figures: Figures = field(default_factory=dict)
+
+
 def run(config: ExportConfig, parent: Artifact, data: Index | None, out: Path, *, assessed: bool = True) -> Artifact:
     """Write `parent` as a graph for ``config.target`` at `out`.
 
@@ -84,19 +104,49 @@ def run(config: ExportConfig, parent: Artifact, data: Index | None, out: Path, *
         ArtifactError: `out` exists, or `parent` is neither a checkpoint nor an FP32 graph.
     """
     artifacts.check_free(out)
+    return write(prepare(config, parent, data), parent, data if assessed else None, out)
+
+
+def prepare(config: ExportConfig, parent: Artifact, data: Index | None) -> Made:
+    """`parent` in the precision and the form of ``config.target``, within its rules.
+
+    Raises:
+        ExportError, QuantizeError, DataError, ArtifactError: as :func:`run`.
+    """
     target = targets.resolve(config.target)
     _require_precision(config, target)
-    golden = parent.golden
-    source = _float_graph(config, target, parent, golden.pixels)
+    source = _float_graph(config, target, parent, parent.golden.pixels)
     lowered = _lowered(config, target, parent, data, source.model)
-    measured = prove(lowered.model, golden.pixels, source.parent_logits, parent)
-    measured.hold(config.parity or parity.GATES[config.precision], f"{parent.path} in {config.precision}")
+    return Made(
+        target=target,
+        lowered=lowered,
+        expected=source.parent_logits,
+        limits=config.parity or parity.GATES[config.precision],
+        stage="export",
+        config=config,
+        gates=parent.manifest.gates if config.gates is None else config.gates,
+        precision=config.precision,
+        seed=config.seed,
+    )
+
+
+def write(made: Made, parent: Artifact, data: Index | None, out: Path) -> Artifact:
+    """Prove `made` and write it at `out`, assessed on the validation split of `data`, or with its parent's figures.
+
+    Raises:
+        ParityError: its logits on the golden inputs are too far from those expected.
+        ExportError: it does not compile for the target, or not as promised.
+        ArtifactError: `out` exists.
+    """
+    golden, lowered = parent.golden, made.lowered
+    measured = prove(lowered.model, golden.pixels, made.expected, parent)
+    measured.hold(made.limits, f"{parent.path} in {made.precision}")
     with artifacts.writing(out) as draft:
         onnx.save(lowered.model, draft.path / MODEL)
-        Golden(golden.images, golden.pixels, source.parent_logits, measured.logits).save(draft.path / GOLDEN)
-        draft.manifest = _manifest(config, target, parent, lowered, measured)
-        draft.manifest = _with_evidence(draft.manifest, draft.path / MODEL, target, lowered)
-        if data is not None and assessed:
+        Golden(golden.images, golden.pixels, made.expected, measured.logits).save(draft.path / GOLDEN)
+        draft.manifest = _manifest(made, parent, measured)
+        draft.manifest = _with_evidence(draft.manifest, draft.path / MODEL, made.target, lowered)
+        if data is not None:
             draft.manifest = assess(draft, data, parent=parent)
         else:
             draft.manifest = carry_over(draft, parent)
@@ -190,28 +240,30 @@ def _images(config: ExportConfig, parent: Artifact, data: Index | None, options:
     return sample.images(parent.manifest.preprocess, parent.manifest.calibration.verdict)
 
 
-def _manifest(config: ExportConfig, target: Target, parent: Artifact, lowered: Lowered, measured: Parity) -> Manifest:
-    before = parent.manifest
+def _manifest(made: Made, parent: Artifact, measured: Parity) -> Manifest:
+    before, lowered = parent.manifest, made.lowered
+    quantization = {} if lowered.figures is None else {"quantization": lowered.figures}
     return Manifest(
         kind="onnx",
-        stage="export",
+        stage=made.stage,
         detector=before.detector,
         structure=before.structure,
         preprocess=before.preprocess,
         labels=before.labels,
         calibration=before.calibration,
-        gates=before.gates if config.gates is None else config.gates,
-        metrics={"parity": measured.figures, **({"quantization": lowered.figures} if lowered.figures is not None else {})},
+        gates=made.gates,
+        metrics={"parity": measured.figures, **quantization, **made.figures},
         notes=lowered.notes,
-        seed=config.seed,
-        config=msgspec.to_builtins(config),
+        seed=made.seed,
+        config=msgspec.to_builtins(made.config),
         lineage=parent.lineage_for_child(),
-        graphs=(_graph(config, target, lowered.model),),
+        graphs=(_graph(made),),
         tools=artifacts.tool_versions("onnx", "onnxscript", "torch"),
     )
 
 
-def _graph(config: ExportConfig, target: Target, model: onnx.ModelProto) -> Graph:
+def _graph(made: Made) -> Graph:
+    model = made.lowered.model
     value = model.graph.input[0]
     shape: list[int | str] = [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
     return Graph(
@@ -219,6 +271,6 @@ def _graph(config: ExportConfig, target: Target, model: onnx.ModelProto) -> Grap
         inputs={value.name: shape},
         outputs=[output.name for output in model.graph.output],
         opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
-        precision=config.precision,
-        target=target.name,
+        precision=made.precision,
+        target=made.target.name,
     )
