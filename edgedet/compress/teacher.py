@@ -90,7 +90,7 @@ class Listener(Objective):
         """How it listens, and to whom."""
         return f" {self.distillation!r} {self.answers.key}"
 
-    def forward(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Labels, logits and embeddings, weighted; a scalar."""
         positions, views = batch.positions.cpu().numpy(), batch.flipped.cpu().numpy().astype(np.int64)
         theirs = torch.from_numpy(self.answers.logits[positions, views]).to(batch.labels.device)

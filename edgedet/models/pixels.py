@@ -53,6 +53,11 @@ class PixelModel(nn.Module):
         deploy: Callable[[], nn.Module] | None = getattr(self.net, "deploy", None)
         return self if deploy is None else PixelModel(deploy(), self.preprocess).train(self.training)
 
+    def penalty(self, images: int) -> Tensor:
+        """What the network adds to the loss of a batch when it is trained on so many images, a scalar; mostly 0."""
+        given: Callable[[int], Tensor] | None = getattr(self.net, "penalty", None)
+        return self.scale.new_zeros(()) if given is None else given(images)
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) -> float32 (B, 3, H, W), what `net` takes."""
         # Cast comes before the transpose: TensorRT refuses a uint8 Transpose.

@@ -106,6 +106,7 @@ class _Run:
         self.train, self.val = task.train, task.val
         self.labels = task.train.index.labels.astype(np.float32)
         self.plan = Plan(len(task.train), config, group.world, [row.pair for row in task.train.index.rows])
+        objective.images = len(task.train)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.objective = group.synchronised(objective).to(group.device, memory_format=layout)  # type: ignore[call-overload]
         self.module = group.wrap(self.objective)

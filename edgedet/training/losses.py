@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,9 @@ class Batch:
 class Objective(nn.Module, ABC):
     """A model and its loss in one module, so that gradients are synchronised over everything that is trained."""
 
+    images = 0
+    """How many are trained on; :func:`edgedet.training.loop.fit` sets it before the first batch."""
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -39,8 +43,14 @@ class Objective(nn.Module, ABC):
         """What else decides where training ends, besides its configuration and its images; a resumed run must have the same."""
         return ""
 
-    @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
+        """The mean loss over the batch and what the network adds to it (`edgedet.models.pixels`), a scalar."""
+        loss = self.loss(batch)
+        penalty: Callable[[int], Tensor] | None = getattr(self.model, "penalty", None)
+        return loss if penalty is None else loss + penalty(self.images)
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
         """The mean loss over the batch, a scalar."""
 
 
@@ -51,7 +61,7 @@ class Supervised(Objective):
         super().__init__(model)
         self.config = config
 
-    def forward(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """The configured loss, a scalar."""
         return label_loss(self.model(batch.pixels), batch.labels, self.config)
 

@@ -120,6 +120,14 @@ def test_the_loss_weighs_labels_logits_and_embeddings():
     torch.testing.assert_close(made(batch), expected)
 
 
+def test_a_student_pays_what_its_network_adds_to_the_loss():
+    made, batch, _ = listener(Distillation())
+    before = made(batch)
+    made.images = 40
+    made.model.net.penalty = lambda images: torch.tensor(10.0 / images)
+    torch.testing.assert_close(made(batch), before + 0.25)
+
+
 def test_every_parameter_that_is_trained_has_a_gradient():
     for weight in (0.0, 0.5):
         made, batch, _ = listener(Distillation(feature_weight=weight))

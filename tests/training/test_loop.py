@@ -63,6 +63,12 @@ def test_training_learns_the_checkerboard(uninterrupted):
     assert result.history[result.best_epoch]["auc"] > 0.9
 
 
+def test_the_objective_is_told_how_many_images_it_is_trained_on(tmp_path):
+    made = objective(changed(EXACT, epochs=1))
+    run(tmp_path, made.config, made)
+    assert made.images == 128
+
+
 @pytest.mark.parametrize("step", [1, 8, 13, 39, 40])
 def test_a_run_stopped_at_any_step_ends_with_the_same_bits(uninterrupted, tmp_path, step):
     """Steps 8 and 40 are the last of an epoch: the run stops between training and validation."""

@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from edgedet.models.pixels import PixelModel
+from edgedet.preprocess import Preprocess
 from edgedet.training.config import TrainingConfig
-from edgedet.training.losses import focal, label_loss, smooth
+from edgedet.training.losses import Batch, Supervised, focal, label_loss, smooth
 
 
 @pytest.fixture
@@ -56,3 +58,32 @@ def test_focal_gradients_are_finite_where_the_model_is_certain(gamma):
     z = torch.tensor([200.0, -200.0, 20.0, -1000.0], requires_grad=True)
     focal(z, torch.tensor([1.0, 0.0, 1.0, 1.0]), gamma=gamma, alpha=1).backward()
     assert torch.isfinite(z.grad).all()
+
+
+class Costly(torch.nn.Module):
+    """A network whose one weight costs its square, divided by the number of images."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, x):
+        return self.weight * x.mean((1, 2, 3))[:, None]
+
+    def penalty(self, images):
+        return self.weight**2 / images
+
+
+def test_what_a_network_adds_to_the_loss_is_added_once_a_batch():
+    pixels, labels = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8), torch.tensor([0.0, 1.0, 1.0, 0.0])
+    batch = Batch(pixels, labels, torch.arange(4), torch.zeros(4, dtype=torch.bool))
+    made = Supervised(PixelModel(Costly(), Preprocess(height=8, width=8)), TrainingConfig())
+    made.images = 18
+    torch.testing.assert_close(made(batch), label_loss(made.model(pixels), labels, made.config) + 0.5)
+
+
+def test_a_model_without_a_penalty_has_the_loss_alone():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 1), torch.nn.Flatten(0))
+    batch = Batch(torch.randn(2, 8, 8, 3), torch.tensor([0.0, 1.0]), torch.arange(2), torch.zeros(2, dtype=torch.bool))
+    made = Supervised(model, TrainingConfig())
+    assert torch.equal(made(batch), label_loss(model(batch.pixels), batch.labels, made.config))
