@@ -1,8 +1,10 @@
-"""Making artifacts: ``edgedet train | distill | prune | export``."""
+"""Making artifacts: ``edgedet train | distill | prune | qat | export``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -12,13 +14,14 @@ import typer
 from edgedet import recipe
 from edgedet.artifact import Artifact, check_free
 from edgedet.cli.common import Data, GateFile, Json, Out, Overrides, Resume, data_of, gates_of, report_stage
-from edgedet.errors import UsageError
+from edgedet.errors import GateFailed, ParityError, UsageError
 from edgedet.target import Precision
 
 C = TypeVar("C")
 
 Recipe = Annotated[str, typer.Argument(help="A recipe's name (`edgedet recipes` lists them) or the path of a TOML file.")]
 From = Annotated[Path, typer.Option("--from", help="The checkpoint to start from.")]
+TargetName = Annotated[str, typer.Option("--target", help="A target's name or TOML file, or NAME@RELEASE; host: this machine.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +29,7 @@ def register(app: typer.Typer) -> None:
     app.command("train")(train)
     app.command("distill")(distill)
     app.command("prune")(prune)
+    app.command("qat")(qat)
     app.command("export")(export)
 
 
@@ -79,11 +83,32 @@ def prune(
     report_stage(made, json)
 
 
+def qat(
+    name: Recipe,
+    parent: From,
+    out: Out,
+    overrides: Overrides = None,
+    target: TargetName = "host",
+    teacher: Annotated[Path | None, typer.Option("--teacher", help="Whose answers it learns; else the parent's.")] = None,
+    data: Data = None,
+    resume: Resume = False,
+    json: Json = None,
+) -> None:
+    """Train a detector's INT8 graph with fake quantization, and write it: for what INT8 after training costs too much."""
+    check_free(out)
+    from edgedet.compress.qat import QatRecipe, run
+
+    config = _recipe("qat", name, QatRecipe, overrides)
+    guide = Artifact.load(teacher) if teacher else None
+    made = run(config, Artifact.load(parent), data_of(data), out, target=target, teacher=guide, resume=resume)
+    report_stage(made, json)
+
+
 def export(
     artifact: Annotated[Path, typer.Argument(help="The checkpoint to export, or with --engine the ONNX artifact.")],
     out: Out,
     overrides: Overrides = None,
-    target: Annotated[str, typer.Option(help="A target's name or TOML file, or NAME@RELEASE; host is this machine.")] = "host",
+    target: TargetName = "host",
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and activations; needs --data for the ranges.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision; needs --data for the range check.")] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Full precision, the default.")] = False,
@@ -118,7 +143,20 @@ def export(
     config = recipe.parse("", ExportConfig, source="edgedet export", overrides=[*given, *(overrides or ())])
     config = msgspec.structs.replace(config, gates=config.gates if gates is None else gates)
     index = data_of(data) if data or config.precision == "int8" else None
-    report_stage(run(config, Artifact.load(artifact), index, out), json)
+    options = ("--from", artifact, "--target", config.target, "--data", data, "--out", f"{out}-qat")
+    with _naming_qat(config.precision, options):
+        report_stage(run(config, Artifact.load(artifact), index, out), json)
+
+
+@contextlib.contextmanager
+def _naming_qat(precision: Precision, options: Sequence[object]) -> Iterator[None]:
+    """To an INT8 graph that is refused, or does not hold its gates, add the command that trains it."""
+    try:
+        yield
+    except (GateFailed, ParityError) as error:
+        if precision != "int8":
+            raise
+        raise type(error)(f"{error}; to train it: edgedet qat int8-finetune {shlex.join(map(str, options))}") from error
 
 
 def _recipe(command: str, name: str, into: type[C], overrides: Sequence[str] | None) -> C:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,7 +75,7 @@ class Made:
     """A graph that is proven and then written.
 
     expected: logits (N,) that it must give on its parent's golden inputs, as far as `limits` say.
-    stage, config, figures: for the manifest.
+    stage, config, figures: for the manifest; files: copied into the artifact.
     """
 
     target: Target
@@ -87,6 +88,7 @@ class Made:
     precision: Precision
     seed: int
     figures: Figures = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
 
 def run(config: ExportConfig, parent: Artifact, data: Index | None, out: Path, *, assessed: bool = True) -> Artifact:
@@ -144,6 +146,8 @@ def write(made: Made, parent: Artifact, data: Index | None, out: Path) -> Artifa
     with artifacts.writing(out) as draft:
         onnx.save(lowered.model, draft.path / MODEL)
         Golden(golden.images, golden.pixels, made.expected, measured.logits).save(draft.path / GOLDEN)
+        for path in made.files:
+            shutil.copy(path, draft.path)
         draft.manifest = _manifest(made, parent, measured)
         draft.manifest = _with_evidence(draft.manifest, draft.path / MODEL, made.target, lowered)
         if data is not None:

@@ -116,9 +116,10 @@ def write(out: Path, made: Written, data: Index) -> None:
         write_weights(draft.path, made.model)
         again = models.build(draft.preview())
         write_golden(draft.path, again, made.images, made.parent.golden.logits if made.parent else None)
-        keep_history(draft.path, work_folder(out))
+        for path in history(out):
+            shutil.copy(path, draft.path)
         draft.manifest = assess(draft, data, parent=made.parent, extra=made.extra)
-    shutil.rmtree(work_folder(out), ignore_errors=True)
+    clear(out)
 
 
 def _manifest(config: TrainRecipe, preprocess: Preprocess) -> Manifest:
@@ -227,10 +228,15 @@ def write_golden(
     Golden(images, pixels, logits if parent_logits is None else parent_logits, logits).save(folder / GOLDEN)
 
 
-def keep_history(folder: Path, work: Path) -> None:
-    """The figures of every epoch travel with the artifact."""
-    if (work / journal.METRICS).is_file():
-        shutil.copyfile(work / journal.METRICS, folder / journal.METRICS)
+def history(out: Path) -> tuple[Path, ...]:
+    """The file with the figures of every epoch, which travels with the artifact that is written at `out`."""
+    path = work_folder(out) / journal.METRICS
+    return (path,) if path.is_file() else ()
+
+
+def clear(out: Path) -> None:
+    """Remove the state of the run that has written `out`."""
+    shutil.rmtree(work_folder(out), ignore_errors=True)
 
 
 def structure_of(model: PixelModel, spec: DetectorSpec) -> structure.Structure:

@@ -1,6 +1,7 @@
 """``edgedet train | distill | prune | export``: what they write, what they refuse, how they stop and go on."""
 
 import json
+import shlex
 import signal
 import subprocess
 import time
@@ -53,6 +54,9 @@ def test_the_lineage_runs_through_every_stage(demo):
         (["export", "{pruned}", "--int8", "--ranges", "best", "--data", "{data}", "--out", "{new}"], 1, ["ranges", "'best'"]),
         (["export", "{pruned}", "mixed.max_flip=1", "--int8", "--data", "{data}", "--out", "{new}"], 1, ["mean 'max_flips'?"]),
         (["export", "{pruned}", "--gate", "{tmp}/g.toml", "--data", "{data}", "--out", "{new}"], 2, ["no gate file"]),
+        (["qat", "demo-prune", "--from", "{pruned}", "--out", "{new}"], 2, ["is a recipe for `edgedet prune`"]),
+        (["qat", "int8-finetune", "--from", "{int8}", "--data", "{data}", "--out", "{new}"], 1, ["expected a checkpoint"]),
+        (["qat", "int8-finetune", "training.amp=true", "--from", "{pruned}", "--out", "{new}"], 1, ["`training.amp` must be"]),
     ],
 )
 def test_bad_requests_are_one_line(edgedet, demo, tmp_path, arguments, code, words):
@@ -72,6 +76,21 @@ def test_a_failed_gate_is_exit_code_3_and_the_artifact_is_there(edgedet, demo, t
     assert_one_line(done.err, f"{out} was written, but 1 of its gates failed", "balanced_accuracy >= 1")
     assert "gate: balanced_accuracy >= 1 (overall, clean): FAILS" in done.out
     assert Artifact.load(out).manifest.metrics["gates"][0]["outcome"] == "failed"
+
+
+def test_int8_that_fails_its_gate_names_the_command_that_trains_it_and_that_command_works(edgedet, demo, tmp_path):
+    (tmp_path / "gates.toml").write_text(FAILING_GATE)
+    gate = ("--gate", tmp_path / "gates.toml")
+    done = edgedet("export", demo.pruned, "--int8", "--data", demo.data, *gate, "--out", tmp_path / "int8")
+    assert done.code == 3
+    assert_one_line(done.err, "1 of its gates failed", "to train it: edgedet qat int8-finetune --from")
+    command = shlex.split(done.err.partition("to train it: edgedet ")[2])
+    trained = edgedet(*command, "training.epochs=1")
+    assert trained.code == 0, trained.err
+    assert "trained with fake quantization" in trained.out
+    manifest = Artifact.load(tmp_path / "int8-qat").manifest
+    assert (manifest.stage, manifest.graphs[0].precision) == ("qat", "int8")
+    assert [each.stage for each in manifest.lineage] == ["train", "distill", "prune"]
 
 
 def test_the_data_set_of_the_environment_is_used(edgedet, demo, tmp_path, monkeypatch):
