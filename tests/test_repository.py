@@ -67,6 +67,7 @@ COVERED = {
     "runtime/onnxruntime": "tests/runtime/test_runtimes.py",
     "training/config": "tests/training/test_loop.py",
     "training/distributed": "tests/training/test_loop.py",
+    "training/validation": "tests/training/test_loop.py",
 }
 
 

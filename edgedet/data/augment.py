@@ -20,21 +20,63 @@ Mask = npt.NDArray[np.bool_]
 class Augment(Config, frozen=True, kw_only=True):
     """What is done to training images.
 
-    hflip: mirror half of them.
+    hflip: mirror half of them left to right.
+    vflip: mirror half of them top to bottom.
+    rot90: turn them by 0, 90, 180 or 270 degrees, each as often.
+    rotation: turn by up to so many degrees each way, mirrored at the edges.
+    zoom: enlarge or shrink by up to this share each way, mirrored at the edges.
+    crop_area: the share of the area that is cut out at a random place and enlarged to the input, from a range; (1, 1) for none.
+    crop_ratio: width over height of what `crop_area` cuts out, from a range.
     shift: move by up to so many pixels each way, mirrored at the edges.
     margin: images are stored this many pixels larger than the input and cropped at random.
-    brightness, contrast: the largest relative change.
-    jpeg, jpeg_quality: the share that is recompressed, and the range its quality is drawn from.
+    brightness: the largest change, as a share of the range from black to white.
+    contrast: the largest relative change of the distance from the image's mean.
+    saturation: the largest relative change of the distance from grey.
+    hue: the largest turn of the colours each way, as a share of the full circle.
+    greyscale: the share that loses its colours.
+    blur: the share that is blurred by a Gaussian.
+    blur_sigma: its standard deviation in pixels, from a range.
+    resize: the share that is resized and brought back to its size, with interpolations drawn at random.
+    resize_factor: the factor, from a range.
+    noise: the share that gets Gaussian noise.
+    noise_sigma: its standard deviation on pixels in [0, 1], from a range.
+    webp: the share that is recompressed by WebP.
+    webp_quality: its quality, from a range.
+    jpeg: the share that is recompressed by JPEG, with 4:2:0 chroma; the last of the degradations.
+    jpeg_quality: its quality, from a range.
+    mask: the share of which some patches are set to grey (Li et al., SAFE, KDD 2025).
+    mask_patch: side of a patch in pixels.
+    mask_share: the most of an image's patches that are set to grey.
     cutout: side of a square that is set to grey, 0 for none.
     """
 
     hflip: bool = True
+    vflip: bool = False
+    rot90: bool = False
+    rotation: Annotated[float, msgspec.Meta(ge=0, le=180)] = 0.0
+    zoom: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    crop_area: tuple[float, float] = (1.0, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     shift: Annotated[int, msgspec.Meta(ge=0)] = 0
     margin: Annotated[int, msgspec.Meta(ge=0)] = 0
     brightness: Share = 0.0
     contrast: Share = 0.0
+    saturation: Share = 0.0
+    hue: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0
+    greyscale: Share = 0.0
+    blur: Share = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 3.0)
+    resize: Share = 0.0
+    resize_factor: tuple[float, float] = (0.5, 1.0)
+    noise: Share = 0.0
+    noise_sigma: tuple[float, float] = (0.01, 0.05)
+    webp: Share = 0.0
+    webp_quality: tuple[int, int] = (40, 95)
     jpeg: Share = 0.0
     jpeg_quality: tuple[int, int] = (40, 95)
+    mask: Share = 0.0
+    mask_patch: Annotated[int, msgspec.Meta(gt=0)] = 16
+    mask_share: Share = 0.75
     cutout: Annotated[int, msgspec.Meta(ge=0)] = 0
 
     def __post_init__(self) -> None:

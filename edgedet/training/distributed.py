@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -52,15 +52,17 @@ class Group:
         devices = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
 
-    def average_buffers(self, module: nn.Module) -> None:
+    def average_buffers(self, module: nn.Module, keep: Collection[str] = ()) -> None:
         """Running means and variances become their mean over processes: each has seen only its own micro-batches.
+
+        keep: names of the norms that have no new statistics; the mean of equal numbers may be off by a rounding.
 
         The spread between the processes' means is not in that variance; with shuffled images it is small.
         """
         if self.world == 1:
             return
-        for norm in module.modules():
-            if isinstance(norm, _BatchNorm):
+        for name, norm in module.named_modules():
+            if isinstance(norm, _BatchNorm) and name not in keep:
                 for statistic in (norm.running_mean, norm.running_var):
                     if statistic is not None:
                         dist.all_reduce(statistic)

@@ -18,26 +18,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgedet import metrics
-from edgedet.data.dataset import ImageSet, in_batches
+from edgedet.data.dataset import ImageSet
 from edgedet.data.parallel import prefetch
 from edgedet.errors import TrainingError
-from edgedet.training import checkpoint
+from edgedet.training import checkpoint, freezing
 from edgedet.training.batches import MicroBatch, Plan
 from edgedet.training.config import TrainingConfig
 from edgedet.training.distributed import Group
 from edgedet.training.ema import Ema
 from edgedet.training.journal import Journal
 from edgedet.training.losses import Batch, Objective
-from edgedet.training.schedules import learning_rate
+from edgedet.training.optimizer import make_optimizer, set_rate
+from edgedet.training.schedules import Current, current, first, learning_rate, score
+from edgedet.training.validation import logits_of, validation_figures
 
 SAVE_EVERY_SECONDS = 60.0
-EVALUATION_BATCH = 256
 State = dict[str, Tensor]
 
 
@@ -91,6 +89,7 @@ def fit(objective: Objective, task: Task, *, resume: bool = False) -> FitResult:
     with Journal(task.work, total=run.total_steps, leads=run.group.leads, title=task.title) as journal, _stop_signals() as stop:
         journal.forget_after(run.step)
         result = run.all_epochs(journal, stop)
+    freezing.thaw(objective.model, run.learning)
     # The device and the synchronised BatchNorm of training stay here: what comes after runs on the CPU.
     objective.to("cpu").model.load_state_dict(result.state)
     return result
@@ -109,21 +108,39 @@ class _Run:
         objective.images = len(task.train)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.objective = group.synchronised(objective).to(group.device, memory_format=layout)  # type: ignore[call-overload]
-        self.module = group.wrap(self.objective)
-        self.optimizer = make_optimizer(self.objective, config)
-        self.scaler = torch.amp.GradScaler(group.device.type, enabled=config.amp and group.device.type == "cuda")
-        self.ema = Ema(self.objective.model, config.ema) if config.ema else None
+        freezing.check(self.objective.model, config)
+        self.learning = freezing.trained(self.objective.model)
         self.step = 0
         self.best: FitResult | None = None
         self.history: list[dict[str, float]] = []
         self.saved = time.monotonic()
+        self.enter(first(config))
+
+    @property
+    def epochs(self) -> int:
+        """Of all phases, if patience lasts."""
+        return sum(settings.epochs for settings in self.config.by_phase)
 
     @property
     def total_steps(self) -> int:
-        return self.config.epochs * self.plan.steps_per_epoch
+        return self.epochs * self.plan.steps_per_epoch
+
+    def enter(self, phase: Current) -> None:
+        """Begin `phase` from the best weights so far, with a fresh optimiser over what it trains."""
+        model, self.entered = self.objective.model, phase
+        if self.best:
+            model.load_state_dict(self.best.state)
+        self.frozen = freezing.freeze(model, self.learning, self.config, phase.phase)
+        self.module = self.group.wrap(self.objective)
+        self.optimizer = make_optimizer(self.objective, phase.config)
+        on_cuda = self.group.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(self.group.device.type, enabled=self.config.amp and on_cuda)
+        self.ema = Ema(model, self.config.ema) if self.config.ema else None
 
     def all_epochs(self, journal: Journal, stop: _Stop) -> FitResult:
-        while len(self.history) < self.config.epochs and not self.out_of_patience():
+        while phase := current(self.config, self.history):
+            if phase.number != self.entered.number:
+                self.enter(phase)
             # Every validated epoch has its line: a run that was stopped between the two takes up at the validation.
             epoch = len(self.history)
             first_step = self.step - epoch * self.plan.steps_per_epoch
@@ -137,7 +154,7 @@ class _Run:
         return self.best
 
     def one_epoch(self, epoch: int, first_step: int, journal: Journal, stop: _Stop) -> None:
-        self.objective.train()
+        freezing.train_mode(self.objective, self.frozen)
         started, losses = time.perf_counter(), torch.zeros((), device=self.group.device)
         batches = prefetch(self.load, self.plan.epoch(epoch, self.group.rank, first_step))
         with contextlib.closing(batches):
@@ -155,9 +172,7 @@ class _Run:
 
     def one_step(self, batches: Iterator[tuple[Batch, tuple[int, int, int]]]) -> Tensor:
         """Accumulate the gradients of the step's micro-batches and update; returns the mean loss."""
-        rate = learning_rate(self.config, self.step, self.plan.steps_per_epoch)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = rate
+        set_rate(self.optimizer, self.rate())
         total = torch.zeros((), device=self.group.device)
         for part in range(self.config.accumulate):
             batch, seed = next(batches)
@@ -170,6 +185,11 @@ class _Run:
         self.update()
         self.step += 1
         return total
+
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        phase, each = self.entered, self.plan.steps_per_epoch
+        return learning_rate(phase.config, self.step - phase.first_epoch * each, each, self.history[phase.first_epoch :])
 
     def update(self) -> None:
         if self.config.clip_norm:
@@ -194,27 +214,17 @@ class _Run:
         model = self.ema.model if self.ema else self.objective.model
         figures = validation_figures(logits_of(model, self.val, self.group), self.val.index.labels)
         self.history.append({"epoch": float(epoch), **figures})
-        score = -figures["loss"] if self.config.monitor == "loss" else figures[self.config.monitor]
-        best = self.best is None or score > self.score_of(self.best.best_epoch)
+        monitor = self.config.monitor
+        best = self.best is None or score(figures, monitor) > score(self.history[self.best.best_epoch], monitor)
         if best:
             self.best = FitResult(copy.deepcopy({k: v.cpu() for k, v in model.state_dict().items()}), epoch)
         journal.record(event="validation", epoch=epoch, step=self.step, best=best, **figures)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        journal.say(f"epoch {epoch + 1}/{self.config.epochs}: {shown}{'  (best)' if best else ''}")
+        journal.say(f"epoch {epoch + 1}/{self.epochs}: {shown}{'  (best)' if best else ''}")
 
     def average_statistics(self) -> None:
-        self.group.average_buffers(self.objective.model)
-        if self.ema:
-            self.group.average_buffers(self.ema.model)
-
-    def score_of(self, epoch: int) -> float:
-        figures = next(line for line in self.history if line["epoch"] == epoch)
-        return -figures["loss"] if self.config.monitor == "loss" else figures[self.config.monitor]
-
-    def out_of_patience(self) -> bool:
-        if self.config.patience is None or self.best is None:
-            return False
-        return self.history[-1]["epoch"] - self.best.best_epoch >= self.config.patience
+        for model in (self.objective.model, *([self.ema.model] if self.ema else [])):
+            self.group.average_buffers(freezing.network_of(model), keep=self.frozen.norms)
 
     def logs_step(self) -> bool:
         return bool(self.config.log_every) and self.step % self.config.log_every == 0
@@ -225,7 +235,7 @@ class _Run:
         if self.logs_step():
             journal.record(event="step", epoch=epoch, step=self.step, train_loss=value)
         rate = done * self.config.batch_size / (time.perf_counter() - started)
-        journal.step(self.step, f"epoch {epoch + 1}/{self.config.epochs}  loss {value:.4f}  {rate:,.0f} images/s")
+        journal.step(self.step, f"epoch {epoch + 1}/{self.epochs}  loss {value:.4f}  {rate:,.0f} images/s")
 
     def require_finite(self, loss: float, epoch: int) -> None:
         if not math.isfinite(loss):
@@ -274,13 +284,19 @@ class _Run:
         except RuntimeError as error:
             raise checkpoint.other_run(self.work) from error
         self.step, self.history = state["step"], state["history"]
+        if state["best"]:
+            self.best = FitResult(state["best"][1], state["best"][0])
+        phase = current(self.config, self.history)
+        if phase is None or (self.history and self.step == phase.first_epoch * self.plan.steps_per_epoch):
+            return  # the state is that of a phase that is over
+        if phase.number != self.entered.number:
+            self.enter(phase)
+            self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.ema and state["ema"]:
             self.ema.steps = state["ema"][0]
             self.ema.model.load_state_dict(state["ema"][1])
-        if state["best"]:
-            self.best = FitResult(state["best"][1], state["best"][0])
 
     def fingerprint(self) -> str:
         return f"{self.config!r} {self.train.index.digest}{self.objective.identity}"
@@ -294,41 +310,6 @@ class _Run:
     def autocast(self) -> torch.autocast:
         kind = self.group.device.type
         return torch.autocast(kind, torch.float16 if kind == "cuda" else torch.bfloat16, enabled=self.config.amp)
-
-
-def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The configured optimiser over the parameters that are trained."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise TrainingError("nothing to train: every parameter is frozen")
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, config.lr, betas=config.betas, weight_decay=config.weight_decay)
-
-
-@torch.inference_mode()
-def logits_of(model: nn.Module, images: ImageSet, group: Group | None = None) -> npt.NDArray[np.float32]:
-    """The logits of `model` in evaluation mode for all `images`, float32 (N,), shared out over processes."""
-    group = group or Group()
-    was_training = model.training
-    model.eval()
-    out = torch.zeros(len(images), device=group.device)
-    for positions, pixels in in_batches(images, EVALUATION_BATCH, rank=group.rank, world=group.world):
-        out[torch.from_numpy(positions)] = model(torch.from_numpy(pixels).to(group.device)).float()
-    model.train(was_training)
-    # Each process has filled its own places and left zeros elsewhere.
-    return group.sum(out).cpu().numpy()
-
-
-def validation_figures(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> dict[str, float]:
-    """What selects the best epoch: loss (nats), balanced accuracy at logit 0, and AUC."""
-    loss = F.binary_cross_entropy_with_logits(torch.from_numpy(logits).double(), torch.from_numpy(labels).double())
-    return {
-        "loss": float(loss.item()),
-        "balanced_accuracy": metrics.balanced_accuracy(logits > 0, labels),
-        "auc": metrics.roc_auc(logits, labels),
-    }
 
 
 class _Stop:

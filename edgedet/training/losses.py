@@ -72,7 +72,8 @@ def label_loss(logits: Tensor, labels: Tensor, config: TrainingConfig) -> Tensor
     if config.loss == "focal":
         per_class = config.alpha_mode == "per_class"
         return focal(logits, labels, gamma=config.focal_gamma, alpha=config.focal_alpha, per_class=per_class)
-    return F.binary_cross_entropy_with_logits(logits, smooth(labels, config.label_smoothing))
+    share = config.label_smoothing / 2 if config.smoothing_reading == "uniform" else config.label_smoothing
+    return F.binary_cross_entropy_with_logits(logits, smooth(labels, share))
 
 
 def smooth(labels: Tensor, smoothing: float) -> Tensor:

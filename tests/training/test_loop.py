@@ -12,7 +12,8 @@ import torch
 from tiny_training import CONFIG, EXACT, images, objective, run
 
 from edgedet.errors import TrainingError
-from edgedet.training import checkpoint, journal, loop
+from edgedet.training import checkpoint, journal, loop, validation
+from edgedet.training.config import Phase
 
 SCRIPT = Path(__file__).parents[1] / "tiny_training.py"
 STEPS = 40
@@ -162,7 +163,7 @@ def test_the_best_epoch_is_what_is_left_in_the_model(tmp_path):
     result = run(tmp_path, OVERCONFIDENT, made, val)
     losses = [line["loss"] for line in result.history]
     assert result.best_epoch == int(np.argmin(losses)) < 4
-    figures = loop.validation_figures(loop.logits_of(made.model, val), val.index.labels)
+    figures = validation.validation_figures(validation.logits_of(made.model, val), val.index.labels)
     assert figures["loss"] == pytest.approx(min(losses), rel=1e-4)
 
 
@@ -199,9 +200,75 @@ def test_figures_of_steps_that_are_taken_again_are_written_once(tmp_path):
     assert [line["epoch"] for line in lines if line["event"] == "validation"] == [0, 1]
 
 
-def test_optimisers_are_the_ones_asked_for():
-    net = torch.nn.Linear(2, 1)
-    made = {kind: loop.make_optimizer(net, changed(EXACT, optimizer=kind)) for kind in ("adamw", "adam", "sgd")}
-    assert {kind: type(optimizer).__name__ for kind, optimizer in made.items()} == {
-        "adamw": "AdamW", "adam": "Adam", "sgd": "SGD",
-    }  # fmt: skip
+PHASED = changed(
+    CONFIG,
+    schedule="plateau",
+    plateau_patience=0,
+    phases=(Phase(epochs=2, train=("head",)), Phase(epochs=3, lr=0.003, train=("features.3", "features.4"), freeze_norms=True)),
+)
+"""Forty steps: the head alone, then the second convolution alone."""
+
+
+@pytest.fixture(scope="module")
+def phased(tmp_path_factory):
+    work = tmp_path_factory.mktemp("phased")
+    made = objective(PHASED)
+    result = run(work, PHASED, made)
+    return result, checkpoint.load(work), made.model.net
+
+
+def test_each_phase_trains_its_part_and_leaves_the_rest_to_the_bit(phased):
+    result, state, net = phased
+    assert len(result.history) == 5
+    fresh = dict(objective(PHASED).model.state_dict())
+    moved = {name for name, tensor in fresh.items() if not torch.equal(state["objective"][f"model.{name}"], tensor)}
+    assert moved == {"net.head.weight", "net.head.bias", "net.features.3.weight"}
+    assert all(parameter.requires_grad for parameter in net.parameters()), "what is frozen is a matter of the run"
+
+
+@pytest.mark.parametrize("step", [9, 16, 17, 30])
+def test_a_run_in_phases_stopped_at_any_step_ends_with_the_same_bits(phased, tmp_path, step):
+    """Step 16 is the last of the first phase: the run stops before the validation that ends it."""
+    with pytest.raises(loop.Interrupted, match=f"stopped at step {step} of 40"):
+        run(tmp_path, PHASED, objective(PHASED, at=step))
+    result = run(tmp_path, PHASED, resume=True)
+    whole, state, _ = phased
+    assert_same(checkpoint.load(tmp_path), state)
+    assert_same(result.history, whole.history)
+
+
+def test_a_run_killed_between_two_phases_ends_with_the_same_bits(phased, tmp_path):
+    """The last state on disk is the one saved at the end of the first phase, with the optimiser of the head alone."""
+    run(tmp_path, changed(PHASED, phases=PHASED.phases[:1]))
+    whole, state, _ = phased
+    checkpoint.save({**checkpoint.load(tmp_path), "config": state["config"]}, tmp_path)
+    assert_same(run(tmp_path, PHASED, resume=True).history, whole.history)
+    assert_same(checkpoint.load(tmp_path), state)
+
+
+def test_a_phase_begins_from_the_best_weights_of_the_one_before(tmp_path):
+    """The first phase gets worse after its best epoch; the second, too slow to change anything, stands where that was."""
+    val = images("val", 60, mislabelled=3)
+    phases = (Phase(patience=2), Phase(epochs=1, lr=1e-12, freeze_norms=True))
+    result = run(tmp_path, changed(OVERCONFIDENT, phases=phases), val=val)
+    losses = [line["loss"] for line in result.history[:-1]]
+    assert losses[-1] > min(losses)
+    assert result.history[-1]["loss"] == pytest.approx(min(losses), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_in_phases_end_where_one_that_accumulates_ends(tmp_path):
+    """Frozen parameters have no gradient to wait for, and each phase has others."""
+    phases = (Phase(epochs=1, train=("head", "features.3")), Phase(epochs=1))
+    config = changed(EXACT, freeze=("features.1",), phases=phases, schedule="step", step_epochs=1)
+    two = start("fit", str(tmp_path / "two"), "--config", msgspec.json.encode(config).decode(), processes=2)
+    assert two.returncode == 0, two.stderr
+    run(tmp_path / "one", changed(config, accumulate=2))
+    one, two = (checkpoint.load(tmp_path / name)["objective"] for name in ("one", "two"))
+    before = dict(objective(EXACT).state_dict())
+    unchanged = {name for name in before if torch.equal(one[name], before[name])}
+    assert unchanged == {f"model.net.features.1.{name}" for name in
+                         ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}  # fmt: skip
+    for name, _ in objective(EXACT).named_parameters():
+        torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=0)
+    assert all(torch.equal(two[name], before[name]) for name in unchanged)
