@@ -73,7 +73,7 @@ def compare(case: Case, wanted: Sequence[Method], work: Path, limits: Limits, *,
     ready = prepare(case, folder)
     rows: list[dict[str, Any]] = [{"name": table.FLOAT, "own": False, **score.figures(ready.logits, ready)}]
     answers: dict[str, dict[str, Any]] = {}
-    for method in wanted:
+    for method in (each for each in wanted if case.trained or not each.trains):
         said(f"{case.name}: {method.name}")
         answer = methods.ask(method, ready, folder / "rows", work / "environments", limits)
         rows.append(_row(method, answer, ready))

@@ -39,7 +39,10 @@ MODELOPT = Environment(
 
 @dataclass(frozen=True)
 class Method:
-    """A row. own: it is edgedet. timed: it is made for this machine's CPU, or runs on it as well as anything of its tool."""
+    """A row. own: it is edgedet. timed: it is made for this machine's CPU, or runs on it as well as anything of its tool.
+
+    trains: it learns from the training split, which an untrained network has no use for.
+    """
 
     name: str
     script: str
@@ -48,6 +51,7 @@ class Method:
     more: Mapping[str, str] = field(default_factory=dict)
     own: bool = False
     timed: bool = True
+    trains: bool = False
 
     @property
     def folder(self) -> str:
@@ -56,10 +60,14 @@ class Method:
 
 
 BASELINE = "edgedet, x86"
+_X86, _TENSORRT = {"target": "cpu-x86"}, {"target": "rtx-3090"}
+_EXPORT = "edgedet_export.py"
 METHODS = (
-    Method(BASELINE, "edgedet_export.py", "int8", more={"target": "cpu-x86"}, own=True),
-    Method("edgedet, x86, mixed precision", "edgedet_export.py", "mixed", more={"target": "cpu-x86"}, own=True),
-    Method("edgedet, TensorRT", "edgedet_export.py", "int8", more={"target": "rtx-3090"}, own=True, timed=False),
+    Method(BASELINE, _EXPORT, "int8", more=_X86, own=True),
+    Method("edgedet, x86, mixed precision", _EXPORT, "mixed", more=_X86, own=True),
+    Method("edgedet, x86, trained", _EXPORT, "qat", more=_X86, own=True, timed=False, trains=True),
+    Method("edgedet, TensorRT", _EXPORT, "int8", more=_TENSORRT, own=True, timed=False),
+    Method("edgedet, TensorRT, trained", _EXPORT, "qat", more=_TENSORRT, own=True, timed=False, trains=True),
     Method("quantize_static, defaults", "onnxruntime_static.py", "defaults"),
     Method("quantize_static, best", "onnxruntime_static.py", "best"),
     Method("NNCF and OpenVINO", "nncf_openvino.py", "best", NNCF),
@@ -99,16 +107,17 @@ def _key(method: Method, ready: Ready) -> str:
     """Changes with the case, the tool's version and how it is called."""
     code = [(PEERS / name).read_bytes() for name in (method.script, "contract.py", "onnx_session.py")]
     parts = [ready.key, method.name, method.mode, dict(method.more), method.environment and method.environment.digest]
-    own = _own_code() if method.own else ""
+    own = _own_code(trains=method.trains) if method.own else ""
     return hashlib.sha256(json.dumps([*parts, own]).encode() + b"".join(code)).hexdigest()
 
 
-def _own_code() -> str:
+def _own_code(*, trains: bool) -> str:
     """edgedet has no version for each edit, so its quantizer's files stand for it."""
     package = PEERS.parent.parent / "edgedet"
-    files = [path for part in ("quantize", "export") for path in sorted((package / part).rglob("*.py"))]
-    targets = sorted((package.parent / "export").glob("*.toml"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in (*files, *targets))).hexdigest()
+    parts = ("quantize", "export", *(("compress", "training") if trains else ()))
+    files = [path for part in parts for path in sorted((package / part).rglob("*.py"))]
+    settings = [*sorted((package.parent / "export").glob("*.toml")), *(package.parent / "train").glob("int8-finetune.toml")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in (*files, *settings))).hexdigest()
 
 
 def _run(method: Method, ready: Ready, python: Path, folder: Path, limits: Limits) -> dict[str, Any]:
