@@ -36,6 +36,7 @@ COVERED = {
     "cli/common": "tests/cli/test_make.py",
     "compress/fake": "tests/compress/test_graph_module.py",
     "compress/graph_reader": "tests/compress/test_graph_module.py",
+    "data/distort": "tests/evaluate/test_degrade.py",
     "data/facts": "tests/data/test_scan.py",
     "data/labels": "tests/data/test_scan.py",
     "data/layouts": "tests/data/test_scan.py",
@@ -67,6 +68,7 @@ COVERED = {
     "runtime/onnxruntime": "tests/runtime/test_runtimes.py",
     "training/config": "tests/training/test_loop.py",
     "training/distributed": "tests/training/test_loop.py",
+    "training/signals": "tests/training/test_loop.py",
     "training/validation": "tests/training/test_loop.py",
 }
 

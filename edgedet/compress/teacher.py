@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zipfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +27,7 @@ from edgedet.errors import TrainingError
 from edgedet.models.pixels import PixelModel
 from edgedet.recipe import Config
 from edgedet.training.config import TrainingConfig
-from edgedet.training.losses import Batch, Objective, label_loss
+from edgedet.training.losses import Batch, Objective, embedding_distance, label_loss, watched
 
 _BATCH = 256
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -119,22 +118,6 @@ def logit_distance(student: Tensor, teacher: Tensor, temperature: float) -> Tens
     return F.binary_cross_entropy_with_logits(student / temperature, soft) * temperature**2
 
 
-def embedding_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - cosine similarity, the mean over (B, D)."""
-    return (1 - F.cosine_similarity(student, teacher, dim=1)).mean()
-
-
-@contextmanager
-def watched(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """The inputs of `layer` in the forward passes made inside the block."""
-    seen: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
 def ask(teacher: Artifact, data: Index, *, amp: bool = True) -> Answers:
     """The answers of a checkpoint for the training images `data`, computed once and kept in the cache folder.
 
@@ -166,10 +149,10 @@ def require_flips_only(config: TrainingConfig) -> None:
     Raises:
         TrainingError: names the way out.
     """
-    if not config.augment.only_flips:
+    if beyond := config.augment.beyond_flips:
         raise TrainingError(
             "a teacher's answers are kept for an image and its mirror image only: "
-            "set shift, margin, brightness, contrast, jpeg and cutout of training.augment to 0"
+            f"leave {', '.join(beyond)} out of training.augment"
         )
 
 

@@ -16,15 +16,14 @@ An image that is smaller than a tier's limit keeps its size: at 32 pixels ``web`
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-from PIL import Image, ImageFilter, features
+from PIL import Image
 
+from edgedet.data.distort import blurred, encoded, has_webp, noisy, resized
 from edgedet.errors import DataError, nearest
-from edgedet.preprocess import FILTERS, decode
+from edgedet.preprocess import FILTERS
 
 CLEAN = "clean"
 Apply = Callable[[Image.Image, "int | Sequence[int]"], Image.Image]
@@ -52,7 +51,7 @@ def parse(name: str) -> Apply:
         return lambda image, _: image
     if name in _TIERS:
         limit, quality = _TIERS[name]
-        return lambda image, _: _encoded(_limited(image, limit), "JPEG", quality)
+        return lambda image, _: encoded(_limited(image, limit), "JPEG", quality)
     kind, _, level = name.partition("-")
     if kind not in _KINDS:
         raise DataError(f"no degradation is called {name!r}{_hint(name)}; there are: {', '.join(FORMS)}")
@@ -66,14 +65,14 @@ def _hint(name: str) -> str:
 
 def _jpeg(name: str, level: str) -> Apply:
     quality = _quality(name, level)
-    return lambda image, _: _encoded(image, "JPEG", quality)
+    return lambda image, _: encoded(image, "JPEG", quality)
 
 
 def _webp(name: str, level: str) -> Apply:
     quality = _quality(name, level)
-    if not features.check("webp"):
+    if not has_webp():
         raise DataError(f"{name}: this Pillow was built without WebP: install a Pillow wheel")
-    return lambda image, _: _encoded(image, "WEBP", quality)
+    return lambda image, _: encoded(image, "WEBP", quality)
 
 
 def _resize(name: str, level: str) -> Apply:
@@ -82,27 +81,18 @@ def _resize(name: str, level: str) -> Apply:
     if interpolation not in FILTERS:
         raise DataError(f"{name}: expected resize-F-I with I one of {', '.join(FILTERS)}, got {interpolation!r}")
 
-    def apply(image: Image.Image, _: int | Sequence[int]) -> Image.Image:
-        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-        return image.resize(size, FILTERS[interpolation])
-
-    return apply
+    return lambda image, _: resized(image, factor, interpolation)
 
 
 def _blur(name: str, level: str) -> Apply:
     sigma = _number(name, level, least=0, most=100)
-    return lambda image, _: image.filter(ImageFilter.GaussianBlur(sigma))
+    return lambda image, _: blurred(image, sigma)
 
 
 def _noise(name: str, level: str) -> Apply:
     sigma = _number(name, level, least=0, most=1)
 
-    def apply(image: Image.Image, seed: int | Sequence[int]) -> Image.Image:
-        pixels = np.asarray(image, dtype=np.float32)
-        drawn = np.random.default_rng(seed).standard_normal(pixels.shape, dtype=np.float32)
-        return Image.fromarray((pixels + 255 * sigma * drawn).round().clip(0, 255).astype(np.uint8), mode="RGB")
-
-    return apply
+    return lambda image, seed: noisy(image, sigma, seed)
 
 
 _KINDS: Mapping[str, Callable[[str, str], Apply]] = {
@@ -112,16 +102,6 @@ _KINDS: Mapping[str, Callable[[str, str], Apply]] = {
     "blur": _blur,
     "noise": _noise,
 }
-
-
-def _encoded(image: Image.Image, form: str, quality: int) -> Image.Image:
-    """`image` written by Pillow and read again."""
-    file = io.BytesIO()
-    if form == "JPEG":
-        image.save(file, form, quality=quality, subsampling="4:2:0")
-    else:
-        image.save(file, form, quality=quality)
-    return decode(file.getvalue())
 
 
 def _limited(image: Image.Image, limit: int) -> Image.Image:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edgedet.data.augment import Augment
+from edgedet.data.augment import DEGRADATIONS, Augment
 from edgedet.recipe import Config
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
@@ -144,6 +144,8 @@ class TrainingConfig(Config, frozen=True, kw_only=True):
                 f"`label_smoothing` ({self.label_smoothing}) must be below 0.5, where both targets meet: lower it, "
                 'or set `smoothing_reading` = "uniform"'
             )
+        if self.consistency_weight and not self.augment.degrades:
+            raise ValueError(f"`consistency_weight` needs degraded images: set one of {', '.join(DEGRADATIONS)} of `augment`")
         if self.label_smoothing and self.loss == "focal":
             raise ValueError('`label_smoothing` is for `loss` = "bce": set it to 0 with "focal"')
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from edgedet.training.journal import Journal
 from edgedet.training.losses import Batch, Objective
 from edgedet.training.optimizer import make_optimizer, set_rate
 from edgedet.training.schedules import Current, current, first, learning_rate, score
+from edgedet.training.signals import Stop, stop_signals
 from edgedet.training.validation import logits_of, validation_figures
 
 SAVE_EVERY_SECONDS = 60.0
@@ -86,7 +86,7 @@ def fit(objective: Objective, task: Task, *, resume: bool = False) -> FitResult:
     if resume:
         run.restore()
     run.group.barrier()
-    with Journal(task.work, total=run.total_steps, leads=run.group.leads, title=task.title) as journal, _stop_signals() as stop:
+    with Journal(task.work, total=run.total_steps, leads=run.group.leads, title=task.title) as journal, stop_signals() as stop:
         journal.forget_after(run.step)
         result = run.all_epochs(journal, stop)
     freezing.thaw(objective.model, run.learning)
@@ -137,7 +137,7 @@ class _Run:
         self.scaler = torch.amp.GradScaler(self.group.device.type, enabled=self.config.amp and on_cuda)
         self.ema = Ema(model, self.config.ema) if self.config.ema else None
 
-    def all_epochs(self, journal: Journal, stop: _Stop) -> FitResult:
+    def all_epochs(self, journal: Journal, stop: Stop) -> FitResult:
         while phase := current(self.config, self.history):
             if phase.number != self.entered.number:
                 self.enter(phase)
@@ -153,7 +153,7 @@ class _Run:
         self.best.history = self.history
         return self.best
 
-    def one_epoch(self, epoch: int, first_step: int, journal: Journal, stop: _Stop) -> None:
+    def one_epoch(self, epoch: int, first_step: int, journal: Journal, stop: Stop) -> None:
         freezing.train_mode(self.objective, self.frozen)
         started, losses = time.perf_counter(), torch.zeros((), device=self.group.device)
         batches = prefetch(self.load, self.plan.epoch(epoch, self.group.rank, first_step))
@@ -204,9 +204,19 @@ class _Run:
     def load(self, item: MicroBatch) -> tuple[Batch, tuple[int, int, int]]:
         """Read and augment one micro-batch; runs in a thread."""
         order = np.sort(item.positions) if self.config.order == "shuffle" else item.positions
-        pixels, flipped = self.config.augment(self.train.gather(order), *self.size, np.random.default_rng(item.seed))
+        pixels, degraded, flipped = self.config.augment.views(
+            self.train.gather(order),
+            *self.size,
+            np.random.default_rng(item.seed),
+            paired=self.config.same_augmentation_in_pairs,
+        )
+        both = self.config.consistency_weight > 0
         return Batch(
-            torch.from_numpy(pixels), torch.from_numpy(self.labels[order]), torch.from_numpy(order), torch.from_numpy(flipped)
+            torch.from_numpy(pixels if both else degraded),
+            torch.from_numpy(self.labels[order]),
+            torch.from_numpy(order),
+            torch.from_numpy(flipped),
+            torch.from_numpy(degraded) if both else None,
         ), item.seed
 
     def validate(self, epoch: int, journal: Journal) -> None:
@@ -244,7 +254,7 @@ class _Run:
                 "set training.clip_norm, or switch training.amp off"
             )
 
-    def keep_safe(self, stop: _Stop) -> None:
+    def keep_safe(self, stop: Stop) -> None:
         """Save now and then, and at once when a signal asked to stop."""
         if self.group.any(stop.asked):
             self.save()
@@ -310,30 +320,6 @@ class _Run:
     def autocast(self) -> torch.autocast:
         kind = self.group.device.type
         return torch.autocast(kind, torch.float16 if kind == "cuda" else torch.bfloat16, enabled=self.config.amp)
-
-
-class _Stop:
-    asked = False
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """SIGINT and SIGTERM set a flag instead of killing a step halfway; outside the main thread they are left alone."""
-    stop = _Stop()
-
-    def ask(*_: object) -> None:
-        stop.asked = True
-
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _mix(seed: tuple[int, int, int]) -> int:

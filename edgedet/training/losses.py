@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgedet.errors import TrainingError
+from edgedet.models.pixels import PixelModel
 from edgedet.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
 class Batch:
-    """pixels: uint8 (B, H, W, 3); labels: float (B,), fake = 1; positions: int64 (B,) in the training set; flipped: (B,)."""
+    """pixels: uint8 (B, H, W, 3); labels: float (B,), fake = 1; positions: int64 (B,) in the training set; flipped: (B,).
+
+    degraded: the same images, degraded, where `pixels` are not; only where ``consistency_weight`` asks for both.
+    """
 
     pixels: Tensor
     labels: Tensor
     positions: Tensor
     flipped: Tensor
+    degraded: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         moved = (tensor.to(device, non_blocking=True) for tensor in (self.pixels, self.labels, self.positions, self.flipped))
-        return Batch(*moved)
+        degraded = None if self.degraded is None else self.degraded.to(device, non_blocking=True)
+        return replace(Batch(*moved), degraded=degraded)
 
 
 class Objective(nn.Module, ABC):
@@ -64,6 +72,64 @@ class Supervised(Objective):
     def loss(self, batch: Batch) -> Tensor:
         """The configured loss, a scalar."""
         return label_loss(self.model(batch.pixels), batch.labels, self.config)
+
+
+class Consistent(Objective):
+    """Labels, of each image and of its degraded view, and that the network makes the same of both.
+
+    To the label loss over both views comes `consistency_weight` times the sum of the cosine distance of their embeddings (the
+    inputs of the layer `classifier`) and the symmetric divergence of their predictions. Source: Yang et al., DCPT,
+    arXiv 2604.10102; the weights are not theirs.
+    """
+
+    def __init__(self, model: PixelModel, classifier: str, config: TrainingConfig) -> None:
+        super().__init__(model)
+        self.config = config
+        self.classifier = classifier
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Both views in one forward pass, so that BatchNorm normalises them alike; a scalar.
+
+        Raises:
+            TrainingError: the batch has no degraded view.
+        """
+        if batch.degraded is None:
+            raise TrainingError("no degraded view to be consistent with: set training.consistency_weight above 0")
+        assert isinstance(self.model, PixelModel)
+        with watched(self.model.net.get_submodule(self.classifier)) as seen:
+            logits = self.model(torch.cat([batch.pixels, batch.degraded])).float()
+        embeddings = seen[0].float().flatten(1)
+        distance = embedding_distance(*embeddings.chunk(2)) + prediction_distance(*logits.chunk(2))
+        return label_loss(logits, batch.labels.repeat(2), self.config) + self.config.consistency_weight * distance
+
+
+def supervised(model: PixelModel, classifier: str, config: TrainingConfig) -> Objective:
+    """The objective without a teacher that `config` asks for; `classifier` is the network's last layer."""
+    return Consistent(model, classifier, config) if config.consistency_weight else Supervised(model, config)
+
+
+def embedding_distance(one: Tensor, other: Tensor) -> Tensor:
+    """1 - cosine similarity, the mean over (B, D)."""
+    return (1 - F.cosine_similarity(one, other, dim=1)).mean()
+
+
+def prediction_distance(one: Tensor, other: Tensor) -> Tensor:
+    """``(KL(p || q) + KL(q || p)) / 2`` of the two-class predictions of logits (B,), the mean; 0 where they agree.
+
+    For two classes the sum of the divergences is ``(p - q) (logit p - logit q)``.
+    """
+    return ((torch.sigmoid(one) - torch.sigmoid(other)) * (one - other)).mean() / 2
+
+
+@contextmanager
+def watched(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """The inputs of `layer` in the forward passes made inside the block."""
+    seen: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 def label_loss(logits: Tensor, labels: Tensor, config: TrainingConfig) -> Tensor:

@@ -30,7 +30,7 @@ from edgedet.training import checkpoint, journal
 from edgedet.training.config import TrainingConfig
 from edgedet.training.distributed import Group, group
 from edgedet.training.loop import FitResult, Task, fit
-from edgedet.training.losses import Objective, Supervised
+from edgedet.training.losses import Objective, supervised
 
 
 class TrainRecipe(Config, frozen=True, kw_only=True):
@@ -84,7 +84,8 @@ def run(config: TrainRecipe, parent: None, data: Index, out: Path, *, resume: bo
     images = tuple(golden_images())
     with group() as processes:
         sets = open_sets(data, preprocess, config.training, processes)
-        result = train(Supervised(model, config.training), config.training, sets, out, processes, resume=resume)
+        objective = supervised(model, models.lookup(config.detector.name).classifier, config.training)
+        result = train(objective, config.training, sets, out, processes, resume=resume)
         if processes.leads:
             extra = {"best_epoch": result.best_epoch}
             write(out, Written(_manifest(config, preprocess), model, images, parent=None, extra=extra), data)

@@ -143,5 +143,5 @@ def test_a_resumed_student_must_listen_to_the_same_teacher_in_the_same_way():
 
 def test_views_that_the_teacher_was_not_asked_about_are_refused():
     require_flips_only(TrainingConfig(augment=Augment(hflip=True)))
-    with pytest.raises(TrainingError, match="an image and its mirror image only: set shift"):
-        require_flips_only(TrainingConfig(augment=Augment(jpeg=0.5)))
+    with pytest.raises(TrainingError, match="an image and its mirror image only: leave jpeg, mask out of"):
+        require_flips_only(TrainingConfig(augment=Augment(jpeg=0.5, mask=0.5)))

@@ -9,11 +9,14 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from tiny_training import CONFIG, EXACT, images, objective, run
+from tiny_training import CONFIG, EXACT, ArraySet, images, objective, run
 
+from edgedet.data.augment import Augment
+from edgedet.data.index import Index
 from edgedet.errors import TrainingError
 from edgedet.training import checkpoint, journal, loop, validation
 from edgedet.training.config import Phase
+from edgedet.training.losses import Supervised, supervised
 
 SCRIPT = Path(__file__).parents[1] / "tiny_training.py"
 STEPS = 40
@@ -272,3 +275,71 @@ def test_two_processes_in_phases_end_where_one_that_accumulates_ends(tmp_path):
     for name, _ in objective(EXACT).named_parameters():
         torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=0)
     assert all(torch.equal(two[name], before[name]) for name in unchanged)
+
+
+class Watching(Supervised):
+    """Keeps what it is trained on."""
+
+    def __init__(self, model, config):
+        super().__init__(model, config)
+        self.batches = []
+
+    def loss(self, batch):
+        self.batches.append(batch)
+        return super().loss(batch)
+
+
+@pytest.mark.parametrize("synced", [False, True])
+def test_both_images_of_a_pair_are_cropped_and_degraded_alike_when_asked(tmp_path, synced):
+    """The pairs of this set are the same picture twice, so whatever differs is the augmentation's doing."""
+    augment = Augment(shift=3, jpeg=0.5, noise=0.5)
+    config = changed(EXACT, epochs=1, order="pairs", same_augmentation_in_pairs=synced, augment=augment)
+    singles = images("train", 64)
+    rows = [msgspec.structs.replace(singles.index.rows[n // 2], pair=f"{n // 2}") for n in range(128)]
+    twins = ArraySet(Index(Path("unused"), tuple(rows)), singles.pixels.repeat(2, axis=0))
+    made = Watching(objective(config).model, config)
+    loop.fit(made, loop.Task(config, twins, images("val", 64), tmp_path))
+    assert len(made.batches) == 8
+    same = [torch.equal(batch.pixels[::2], batch.pixels[1::2]) for batch in made.batches]
+    assert same == [synced] * 8
+
+
+def test_a_network_held_to_its_degraded_views_resumes_with_the_same_bits(tmp_path):
+    """The state of both views, and of the masks that they share, is in the seed of the batch."""
+    augment = Augment(shift=2, jpeg=0.5, noise=0.5, mask=0.5, mask_patch=4)
+    config = changed(EXACT, consistency_weight=0.5, augment=augment)
+
+    def made():
+        return supervised(objective(config).model, "head", config)
+
+    run(tmp_path / "whole", config, made())
+    stopping = made()
+    stopping.register_forward_pre_hook(Countdown(5))
+    with pytest.raises(loop.Interrupted, match="stopped at step 5 of 16"):
+        run(tmp_path / "parts", config, stopping)
+    run(tmp_path / "parts", config, made(), resume=True)
+    assert_same(checkpoint.load(tmp_path / "parts"), checkpoint.load(tmp_path / "whole"))
+
+
+class Countdown:
+    """A hook that asks the process to stop in the call of that number."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def __call__(self, *_):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_only_a_network_held_to_its_degraded_views_is_given_them(tmp_path):
+    config = changed(EXACT, epochs=1, augment=Augment(jpeg=1.0))
+    made = Watching(objective(config).model, config)
+    run(tmp_path, config, made)
+    assert all(batch.degraded is None for batch in made.batches)
+
+
+def test_consistency_without_degradations_is_refused():
+    with pytest.raises(ValueError, match="`consistency_weight` needs degraded images: set one of blur, resize, noise, webp"):
+        changed(EXACT, consistency_weight=0.5)

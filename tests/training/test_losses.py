@@ -1,13 +1,25 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from edgedet.data.augment import Augment
+from edgedet.errors import TrainingError
 from edgedet.models.pixels import PixelModel
 from edgedet.preprocess import Preprocess
 from edgedet.training.config import TrainingConfig
-from edgedet.training.losses import Batch, Supervised, focal, label_loss, smooth
+from edgedet.training.losses import (
+    Batch,
+    Objective,
+    Supervised,
+    focal,
+    label_loss,
+    prediction_distance,
+    smooth,
+    supervised,
+)
 
 
 @pytest.fixture
@@ -24,6 +36,12 @@ def test_smoothing_by_a_tenth_is_what_pytorch_calls_a_fifth(logits, labels):
     ours = label_loss(logits, labels, TrainingConfig(label_smoothing=0.1))
     both = torch.stack([torch.zeros_like(logits), logits], dim=1)
     torch.testing.assert_close(ours, F.cross_entropy(both, labels.long(), label_smoothing=0.2))
+
+
+def test_the_uniform_reading_is_pytorchs(logits, labels):
+    ours = label_loss(logits, labels, TrainingConfig(label_smoothing=0.6, smoothing_reading="uniform"))
+    both = torch.stack([torch.zeros_like(logits), logits], dim=1)
+    torch.testing.assert_close(ours, F.cross_entropy(both, labels.long(), label_smoothing=0.6))
 
 
 def test_smoothed_targets_are_a_tenth_and_nine_tenths():
@@ -87,3 +105,85 @@ def test_a_model_without_a_penalty_has_the_loss_alone():
     batch = Batch(torch.randn(2, 8, 8, 3), torch.tensor([0.0, 1.0]), torch.arange(2), torch.zeros(2, dtype=torch.bool))
     made = Supervised(model, TrainingConfig())
     assert torch.equal(made(batch), label_loss(model(batch.pixels), batch.labels, made.config))
+
+
+class Embedder(torch.nn.Module):
+    """A trunk without a norm, whose embedding is what the layer `head` takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = torch.nn.Linear(12, 5)
+        self.head = torch.nn.Linear(5, 1)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.trunk(x.flatten(1))))
+
+
+@pytest.fixture
+def two_views():
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (4, 2, 2, 3), dtype=torch.uint8)
+    degraded = (pixels.float() * 0.8 + 20).to(torch.uint8)
+    return Batch(pixels, torch.tensor([0.0, 1.0, 1.0, 0.0]), torch.arange(4), torch.zeros(4, dtype=torch.bool), degraded)
+
+
+def consistent(weight: float) -> Objective:
+    torch.manual_seed(1)
+    model = PixelModel(Embedder(), Preprocess(height=2, width=2))
+    return supervised(model, "head", TrainingConfig(consistency_weight=weight, augment=Augment(jpeg=0.5)))
+
+
+@torch.no_grad()
+def test_a_clean_and_a_degraded_view_are_both_learned_and_held_together(two_views):
+    """Image by image in float64: cross entropy of both, one minus the cosine, and the divergence in both directions."""
+    made = consistent(0.3)
+    net = made.model.net
+    total = 0.0
+    for clean, degraded, label in zip(two_views.pixels, two_views.degraded, two_views.labels.tolist(), strict=True):
+        embeddings, probabilities = [], []
+        for view in (clean, degraded):
+            x = made.model.normalise(view[None]).double().flatten()
+            embedded = torch.tanh(net.trunk.weight.double() @ x + net.trunk.bias.double())
+            z = float(net.head.weight[0].double() @ embedded + net.head.bias.double())
+            p = 1 / (1 + math.exp(-z))
+            total -= math.log(p if label else 1 - p) / 8
+            embeddings.append(embedded)
+            probabilities.append(p)
+        one, other = embeddings
+        total += 0.3 * (1 - float(one @ other / one.norm() / other.norm())) / 4
+        for p, q in (probabilities, probabilities[::-1]):
+            total += 0.3 * (p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))) / 2 / 4
+    assert float(made(two_views)) == pytest.approx(total, rel=1e-5)
+
+
+def test_equal_views_cost_nothing_but_their_labels(two_views):
+    same = replace(two_views, degraded=two_views.pixels)
+    labels = label_loss(consistent(0.5).model(same.pixels), same.labels, TrainingConfig())
+    torch.testing.assert_close(consistent(0.5)(same), labels)
+
+
+def test_the_distance_between_predictions_is_symmetric_and_its_gradient_is_right():
+    one, other = torch.randn(6, dtype=torch.double, requires_grad=True), torch.randn(6, dtype=torch.double, requires_grad=True)
+    assert torch.equal(prediction_distance(one, other), prediction_distance(other, one))
+    assert torch.autograd.gradcheck(prediction_distance, (one, other))
+
+
+def test_every_parameter_learns_from_both_views(two_views):
+    made = consistent(1.0)
+    made(two_views).backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in made.parameters())
+
+
+def test_without_a_weight_labels_alone_count():
+    assert type(consistent(0.0)) is Supervised
+
+
+def test_a_batch_without_a_degraded_view_is_refused(two_views):
+    with pytest.raises(TrainingError, match="no degraded view"):
+        consistent(0.3)(replace(two_views, degraded=None))
+
+
+def test_a_batch_moves_with_its_degraded_view(two_views):
+    moved = two_views.to(torch.device("meta"))
+    assert {moved.pixels.device.type, moved.degraded.device.type} == {"meta"}
+    assert replace(two_views, degraded=None).to(torch.device("meta")).degraded is None
