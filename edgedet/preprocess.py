@@ -6,13 +6,14 @@ it is inside the exported graph (and inside the model in training), which takes 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import math
 import os
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -141,8 +142,15 @@ def decode(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Ima
 
 def header(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[str, Mapping[int, Sequence[int]] | None]:
     """The container of a file that :func:`decode` takes, and its JPEG quantization tables, None when it has none."""
-    with _quiet, _open(data, max_pixels) as image:
+    with opened(data, max_pixels=max_pixels) as image:
         return image.format or "", getattr(image, "quantization", None)
+
+
+@contextlib.contextmanager
+def opened(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[Image.Image]:
+    """A file that :func:`decode` takes, as Pillow has opened it: for what its header says."""
+    with _quiet, _open(data, max_pixels) as image:
+        yield image
 
 
 def centre_crop(pixels: Pixels, height: int, width: int) -> Pixels:

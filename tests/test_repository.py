@@ -40,6 +40,7 @@ COVERED = {
     "data/facts": "tests/data/test_scan.py",
     "data/labels": "tests/data/test_scan.py",
     "data/layouts": "tests/data/test_scan.py",
+    "data/shortcuts": "tests/data/test_audit.py",
     "data/store": "tests/data/test_cache.py",
     "evaluate/assess": "tests/cli/test_make.py",
     "evaluate/tables": "tests/cli/test_measure.py",

@@ -1,24 +1,30 @@
-"""Data sets: ``edgedet data scan | simulate``."""
+"""Data sets: ``edgedet data scan | audit | control | simulate``."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from edgedet.artifact import check_free
-from edgedet.cli.common import Json, show, table, valid, warn
+from edgedet.cli.common import Json, data_of, show, table, valid, warn
 from edgedet.data.index import Index
 from edgedet.errors import UsageError
+from edgedet.recipe import convert
+
+if TYPE_CHECKING:
+    from edgedet.data.audit import Audit
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     data = typer.Typer(help="Data sets: layouts to an index, and the embedded data set.", no_args_is_help=True)
     data.command("scan")(scan_folder)
+    data.command("audit")(audit_set)
+    data.command("control")(control_set)
     data.command("simulate")(simulate_set)
     app.add_typer(data, name="data")
 
@@ -54,6 +60,72 @@ def scan_folder(
         "layout": result.layout,
     }
     show(_counts(result.index), summary, json=json, record=record)
+
+
+def audit_set(
+    source: Annotated[str, typer.Argument(help="An index, a folder in a known layout, or an archive.")],
+    seed: Annotated[int, typer.Option(help="Of the images that baselines are fitted on.")] = 0,
+    json: Json = None,
+) -> None:
+    """Say whether format, size or codec give the label away, and which images stand in two splits.
+
+    What is found is kept, and `edgedet eval` shows its headline beside every figure on the same data set.
+    """
+    from edgedet.data.audit import audit, keep
+
+    index = data_of(source)
+    found = audit(index, seed=seed)
+    keep(found)
+    shown: list[Table | str] = [_classes(found), _shortcuts(found)]
+    shown += [f"repeated in {split}: {count:,} images have the bytes of another" for split, count in found.repeats.items()]
+    shown += [f"left out: {path}: {reason}" for path, reason in found.unreadable[:20]]
+    shown += [f"leak: {first} has the bytes of {second}" for first, second in found.leaks[:5]]
+    shown += [f"near: {first} shows the same as {second} ({bits} of 64 bits differ)" for first, second, bits in found.near[:5]]
+    show(*shown, found.headline, json=json, record=found)
+
+
+def control_set(
+    source: Annotated[str, typer.Argument(help="An index, a folder in a known layout, or an archive.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write; it must not exist.")],
+    size: Annotated[int, typer.Option(help="Side of the crops, a multiple of 8; smaller images are left out.")] = 224,
+    quality: Annotated[int | None, typer.Option(help="JPEG quality of all; else drawn from those of the reals.")] = None,
+    seed: Annotated[int, typer.Option(help="Of crops and qualities.")] = 0,
+    json: Json = None,
+) -> None:
+    """Copy a data set with every image cropped to one size and written by one encoder: only the picture can tell them apart."""
+    from edgedet.data.control import ControlConfig, control
+
+    config = convert({"size": size, "quality": quality, "seed": seed}, ControlConfig, source="edgedet data control")
+    made, left_out = control(config, data_of(source), out)
+    for path, reason in left_out[:20]:
+        warn(f"left out: {path}: {reason}")
+    record = {
+        "out": str(out),
+        "images": len(made),
+        "left_out": [{"path": valid(path), "reason": valid(reason)} for path, reason in left_out],
+    }
+    show(_counts(made), f"{out}: {len(made):,} images, {len(left_out):,} left out", json=json, record=record)
+
+
+def _classes(found: Audit) -> Table:
+    """The distribution of each trait, side by side."""
+    traits = list(dict.fromkeys(name for each in found.classes.values() for name in each))
+    rows = [(name.replace("_", " "), *(_distribution(each.get(name)) for each in found.classes.values())) for name in traits]
+    return table("what the files are", ("", *found.classes), rows)
+
+
+def _distribution(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_distribution(each)}" for name, each in value.items())
+    return "none" if value is None else f"{value:,.3g}" if isinstance(value, float) else f"{value:,}"
+
+
+def _shortcuts(found: Audit) -> Table:
+    rows = [
+        (name, f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]", "biased" if each["biased"] else "")
+        for name, each in found.shortcuts.items()
+    ]
+    return table("shortcut baselines: AUC without looking at the picture", ("baseline", "AUC [95 %]", ""), rows)
 
 
 def simulate_set(

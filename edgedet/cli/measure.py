@@ -35,6 +35,7 @@ def evaluate(
     json: Json = None,
 ) -> None:
     """Measure accuracy overall and per generator, clean and degraded, at the stored threshold."""
+    from edgedet.data import audit
     from edgedet.evaluate import gates, slices
 
     wanted = _wanted(gate, split, against)
@@ -42,11 +43,12 @@ def evaluate(
     slices.require_conditions(conditions)
     subject = Artifact.load(artifact)
     other = Artifact.load(against) if against else None
-    images = data_of(data).split(split)
+    whole = data_of(data)
+    images = whole.split(split)
     found = slices.evaluate_all(subject, images, conditions)
     theirs = slices.evaluate_all(other, images, conditions) if other else None
     results = gates.check(wanted, found, parent=theirs, ancestor=theirs) if wanted else []
-    _report(subject, found, other, theirs, results, json)
+    _report(subject, found, other, theirs, results, json, audit.headline(whole))
     broken = gates.failed(results)
     if broken:
         raise GateFailed(f"{artifact}: {len(broken)} of {len(results)} gates failed: {'; '.join(each.text for each in broken)}")
@@ -70,12 +72,14 @@ def _report(
     theirs: Mapping[str, Evaluation] | None,
     results: Sequence[GateResult],
     json: str | None,
+    audited: str,
 ) -> None:
     from edgedet.evaluate import gates, slices
     from edgedet.evaluate.tables import evaluation_table, percent
 
-    record: Figures = {"artifact": subject.digest, "evaluations": {name: each.plain() for name, each in found.items()}}
-    shown: list[RenderableType] = [evaluation_table(each) for each in found.values()]
+    evaluations = {name: each.plain() for name, each in found.items()}
+    record: Figures = {"artifact": subject.digest, "audit": audited, "evaluations": evaluations}
+    shown: list[RenderableType] = [audited, *(evaluation_table(each) for each in found.values())]
     if other and theirs:
         flips = {name: slices.flips(found[name], theirs[name]) for name in found}
         shown += [f"verdict flips against {other.path}, {name}: {percent(flip)} %" for name, flip in flips.items()]

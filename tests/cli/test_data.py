@@ -88,3 +88,30 @@ def test_bad_requests_are_one_line(edgedet, tmp_path, arguments, code, words):
     assert done.code == code
     assert_one_line(done.err, *words)
     assert not (tmp_path / "new").exists()
+
+
+def test_an_audit_is_a_table_and_evaluations_show_its_headline(edgedet, demo, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEDET_CACHE", str(tmp_path / "cache"))
+    before = edgedet("eval", demo.int8, "--data", demo.data)
+    assert before.code == 0, before.err
+    assert before.out.startswith("unaudited: `edgedet data audit`")
+    done = edgedet("data", "audit", demo.data, "--json", tmp_path / "audit.json")
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "audit.json").read_text())
+    assert set(found["classes"]) == {"real", "fake"}
+    assert found["leaks"] == []
+    assert "shortcut baselines" in done.out
+    after = edgedet("eval", demo.int8, "--data", demo.data)
+    assert after.out.startswith("audited: ")
+
+
+def test_a_controlled_copy_is_a_data_set(edgedet, demo, tmp_path):
+    out = tmp_path / "fair"
+    done = edgedet("data", "control", demo.data, "--out", out, "--size", "32", "--quality", "90")
+    assert done.code == 0, done.err
+    again = edgedet("data", "audit", out)
+    assert again.code == 0, again.err
+    assert "JPEG" in again.out
+    refused = edgedet("data", "control", demo.data, "--out", tmp_path / "x", "--size", "30")
+    assert refused.code == 1
+    assert_one_line(refused.err, "size")
