@@ -70,6 +70,7 @@ class _Module(Protocol):
 
 RUNTIMES: Mapping[str, Entry] = {
     "onnxruntime": Entry("edgedet.runtime.onnxruntime", "onnxruntime", ("onnx",)),
+    "openvino": Entry("edgedet.runtime.openvino", "openvino", ("onnx",), automatic=False),
     "tensorrt": Entry("edgedet.runtime.tensorrt", "tensorrt", ("engine",)),
     "torch": Entry("edgedet.runtime.torch", "torch", ("checkpoint",)),
     "null": Entry("edgedet.runtime.null", None, ("checkpoint", "onnx", "engine"), automatic=False),
@@ -77,6 +78,7 @@ RUNTIMES: Mapping[str, Entry] = {
 
 _SOURCES = {
     "torch": "pip install 'edgedet[train]'",
+    "openvino": "pip install 'edgedet[openvino]'",
     "tensorrt": "on a Jetson JetPack brings it (apt-get install python3-libnvinfer; a virtual environment sees it with "
     "--system-site-packages), elsewhere pip install 'edgedet[tensorrt]'",
 }
