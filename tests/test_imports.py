@@ -12,7 +12,7 @@ import edgedet
 PACKAGE = Path(edgedet.__file__).parent
 
 LAYERS = (
-    ("errors", "recipe", "artifact", "preprocess", "metrics", "target"),
+    ("errors", "recipe", "artifact", "preprocess", "metrics", "ort", "target"),
     ("data",),
     ("models", "quantize", "runtime"),
     ("evaluate", "bench"),

@@ -10,7 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 import onnx
-import onnxruntime as ort
+
+from edgedet.ort import open_session
 
 INTEGER = (
     "QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "QLinearAdd", "QLinearConcat", "QLinearAveragePool",
@@ -20,12 +21,10 @@ FLOAT = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 
 def operators(model: onnx.ModelProto) -> Counter[str]:
     """Operator -> how often it stands in the optimised graph; integer convolutions on channels-last data end in ``/nhwc``."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # it warns that the optimised file is for this machine only, which is the point
     with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        nodes = onnx.load(options.optimized_model_filepath).graph.node
+        path = Path(folder) / "optimised.onnx"
+        open_session(model.SerializeToString(), threads=1, optimised=path)
+        nodes = onnx.load(path).graph.node
     return Counter(node.op_type + ("/nhwc" if _channels_last(node) else "") for node in nodes)
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 from onnx import helper
 
 from edgedet.data.parallel import usable_cores
+from edgedet.ort import open_session
 from edgedet.quantize.graph import remove_dead
 
 Pixels = npt.NDArray[np.uint8]
@@ -26,9 +26,7 @@ def opened(model: onnx.ModelProto, tensors: Sequence[str] = (), *, threads: int 
 
     Only what `tensors` need is run. ``threads`` is all usable cores unless it is given.
     """
-    session = ort.InferenceSession(
-        cut(model, tensors).SerializeToString(), _options(threads), providers=["CPUExecutionProvider"]
-    )
+    session = open_session(cut(model, tensors).SerializeToString(), threads=threads or usable_cores())
     source = session.get_inputs()[0].name
     wanted = list(tensors) or [output.name for output in session.get_outputs()]
 
@@ -50,13 +48,3 @@ def cut(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
     part.graph.output.extend(known.get(name) or helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(tensors))
     remove_dead(part.graph)
     return part
-
-
-def _options(threads: int | None) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or usable_cores()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Threads that wait by spinning take the time of whatever decodes the next batch.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options

@@ -7,10 +7,10 @@ from typing import Any
 
 from edgedet.artifact import Artifact
 from edgedet.errors import ArtifactError, RuntimeUnavailable
+from edgedet.ort import open_session
 from edgedet.preprocess import Pixels
 from edgedet.runtime.base import LOGIT, Options, Outputs
 
-PROVIDER = "CPUExecutionProvider"
 _FLOAT = "tensor(float)"
 
 
@@ -74,15 +74,8 @@ def _session(graph: Path, options: Options) -> Any:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = options.threads
-    settings.inter_op_num_threads = 1
-    settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    settings.log_severity_level = 3
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spin else "0")
     try:
-        return onnxruntime.InferenceSession(str(graph), settings, providers=[PROVIDER])
+        return open_session(graph, threads=options.threads, spin=options.spin)
     except state.NotImplemented as error:
         raise RuntimeUnavailable(
             f"{graph}: ONNX Runtime {onnxruntime.__version__} has no kernel for it: {_line(error)}"
