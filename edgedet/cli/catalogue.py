@@ -26,8 +26,8 @@ def list_models(json: Json = None) -> None:
     """List the detectors: parameters, MACs at their published input, source."""
     from edgedet import models
     from edgedet.artifact import DetectorSpec
-    from edgedet.compress.prune import macs
     from edgedet.models import structure
+    from edgedet.models.macs import macs
     from edgedet.models.pixels import PixelModel
 
     records: list[dict[str, Any]] = []

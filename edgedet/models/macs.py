@@ -1,0 +1,52 @@
+"""Multiply-accumulates of a network: the one definition that tables, recipes and pruning share.
+
+Those of convolutions and of matrix products are counted, attention's included; what is element-wise is not: norms, activations,
+softmax, pooling.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from edgedet.models.pixels import PixelModel
+
+
+def macs(model: PixelModel) -> float:
+    """The multiply-accumulates of one image at the model's input size, on the device that its weights are on.
+
+    Weights on the device ``meta`` are counted without being computed with.
+    """
+    device = next(model.parameters()).device
+    pixels = torch.zeros(1, model.preprocess.height, model.preprocess.width, 3, dtype=torch.uint8, device=device)
+    return of_pass(model, pixels)
+
+
+def of_pass(module: nn.Module, x: torch.Tensor) -> float:
+    """The multiply-accumulates of ``module(x)`` in evaluation."""
+    training = module.training
+    # As plain matrix products: the fused kernels of some devices are not counted.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _Count() as count:
+        module.eval()(x)
+    module.train(training)
+    return float(count.flops) / 2
+
+
+class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Floating point operations by torch's own formulas, two a multiply-accumulate."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=made)
+        return made
