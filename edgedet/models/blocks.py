@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgedet.models.layout import Layout, Part, Units
+
 
 def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution without bias ("same" padding for odd kernels), BatchNorm, ReLU."""
@@ -37,6 +39,10 @@ class SpatialGate(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(2, 1, kernel, padding=kernel // 2, bias=bias)
 
+    def layout(self) -> Layout:
+        """It reads two statistics of the channels, however many there are."""
+        return Layout(mixes=True)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> gate (B, 1, H, W) in (0, 1)."""
         return torch.sigmoid(self.conv(torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)))
@@ -53,6 +59,10 @@ class StyleRecalibration(nn.Module):
         self.weight = nn.Parameter(torch.zeros(channels, 2))
         self.bn = nn.BatchNorm1d(channels)
         nn.init.normal_(self.weight, std=0.5)
+
+    def layout(self) -> Layout:
+        """A row of weights for each channel."""
+        return Layout(through=Units(len(self.weight), (Part("weight", 0), Part("bn", 0))))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> recalibrated (B, C, H, W)."""

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from edgedet.errors import ModelError
+from edgedet.models.layout import heads_of, set_heads
 
 Structure = dict[str, list[int]]
-"""Module name -> [outputs, inputs, groups] of a convolution, [outputs, inputs] of a linear layer, [features] of a norm."""
+"""Name -> widths: [outputs, inputs, groups] of a convolution, [outputs, inputs] of a linear layer, [features] of a norm,
+[heads, width of one] of attention whose heads can be removed, and the shape of a parameter that none of these layers owns."""
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
+Axis = tuple[str, int]
+"""A tensor of a layer, by name, and one of its axes."""
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_LAYERS = (nn.Conv2d, nn.Linear, *_BATCH_NORMS, nn.LayerNorm)
 
 
 def describe(net: nn.Module) -> Structure:
-    """The widths of every layer whose width pruning can change."""
-    return {name: widths for name, module in net.named_modules() if (widths := _widths(module))}
+    """Every width that pruning can change."""
+    return {name: widths for name, owner in _owners(net) if (widths := _widths(owner)) is not None}
 
 
 def difference(net: nn.Module, original: nn.Module) -> Structure:
@@ -25,57 +32,119 @@ def difference(net: nn.Module, original: nn.Module) -> Structure:
     return {name: widths for name, widths in describe(net).items() if before.get(name) != widths}
 
 
-def apply(net: nn.Module, structure: Structure) -> nn.Module:
+def apply(net: nn.Module, structure: Mapping[str, Sequence[int]]) -> nn.Module:
     """Resize the layers of a freshly built `net` to `structure`; their tensors are zeros until weights are loaded.
 
     Raises:
         ModelError: the structure names a layer that the network does not have, or widths that a layer cannot have.
     """
-    modules = dict(net.named_modules())
+    owners = dict(_owners(net))
     for name, widths in structure.items():
-        if name not in modules:
+        if name not in owners:
             raise ModelError(f"the structure names layer {name!r}, which this detector does not have: is it another builder's?")
-        _resize(modules[name], widths, name)
+        owner = owners[name]
+        if isinstance(owner, nn.Parameter):
+            _replace(net, name, owner, widths)
+        else:
+            _resize(owner, list(widths), name)
     return net
 
 
-def _widths(module: nn.Module) -> list[int] | None:
-    if isinstance(module, nn.Conv2d):
-        return [module.out_channels, module.in_channels, module.groups]
-    if isinstance(module, nn.Linear):
-        return [module.out_features, module.in_features]
-    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-        return [module.num_features]
-    if isinstance(module, nn.LayerNorm):
-        return list(module.normalized_shape)
-    return None
+def axes(owner: nn.Module | nn.Parameter, slot: int) -> tuple[Axis, ...]:
+    """The tensors that the width at `slot` of a layer's widths lies in; of a parameter, itself, named by nothing.
+
+    A layer with more tensors than others of its class lists them in an attribute ``axes``, a mapping of slots.
+    """
+    if isinstance(owner, nn.Parameter):
+        return (("", slot),)
+    own: Mapping[int, tuple[Axis, ...]] | None = getattr(owner, "axes", None)
+    if own is not None:
+        return own[slot]
+    if isinstance(owner, (*_BATCH_NORMS, nn.LayerNorm)):
+        return tuple((name, 0) for name in ("weight", "bias", "running_mean", "running_var"))
+    if slot == 0 and isinstance(owner, (nn.Conv2d, nn.Linear)):
+        return ("weight", 0), ("bias", 0)
+    # Of a depthwise convolution, each group's one input stays; attention has its heads in the layers inside it.
+    return (("weight", 1),) if slot == 1 and isinstance(owner, (nn.Conv2d, nn.Linear)) and not depthwise(owner) else ()
 
 
-def _resize(module: nn.Module, widths: list[int], name: str) -> None:
-    if isinstance(module, nn.Conv2d) and len(widths) == 3:
-        module.out_channels, module.in_channels, module.groups = widths
-        _reshape(module, weight=(widths[0], widths[1] // widths[2], *module.kernel_size), bias=widths[:1])
-    elif isinstance(module, nn.Linear) and len(widths) == 2:
-        module.out_features, module.in_features = widths
-        _reshape(module, weight=widths, bias=widths[:1])
-    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and len(widths) == 1:
-        module.num_features = widths[0]
-        _reshape(module, weight=widths, bias=widths, running_mean=widths, running_var=widths)
-    elif isinstance(module, nn.LayerNorm):
-        module.normalized_shape = tuple(widths)
-        _reshape(module, weight=widths, bias=widths)
-    else:
-        raise ModelError(f"the structure gives layer {name!r} widths {widths}, which do not fit a {type(module).__name__}")
+def depthwise(layer: nn.Module) -> bool:
+    """Whether it is a convolution each of whose channels is a group of its own."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
 
 
-def _reshape(module: nn.Module, **shapes: Sequence[int]) -> None:
-    """Give the tensors that `module` has new shapes, in place: a layer of timm's keeps its class, with all that it adds."""
-    for key, shape in shapes.items():
-        before = getattr(module, key)
-        if isinstance(before, nn.Parameter):
-            setattr(module, key, nn.Parameter(before.detach().new_zeros(tuple(shape)), before.requires_grad))
-        elif before is not None:
-            setattr(module, key, before.new_zeros(tuple(shape)))
+def _owners(net: nn.Module) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
+    """Modules, and parameters that no layer with widths of its own has, by name."""
+    for name, module in net.named_modules():
+        yield name, module
+        if not isinstance(module, _LAYERS):
+            for key, parameter in module.named_parameters(recurse=False):
+                yield f"{name}.{key}" if name else key, parameter
+
+
+def _widths(owner: nn.Module | nn.Parameter) -> list[int] | None:
+    if isinstance(owner, nn.Parameter):
+        return list(owner.shape)
+    if isinstance(owner, nn.Conv2d):
+        return [owner.out_channels, owner.in_channels, owner.groups]
+    if isinstance(owner, nn.Linear):
+        return [owner.out_features, owner.in_features]
+    if isinstance(owner, _BATCH_NORMS):
+        return [owner.num_features]
+    if isinstance(owner, nn.LayerNorm):
+        return list(owner.normalized_shape)
+    return heads_of(owner)
+
+
+def _resize(layer: nn.Module, widths: list[int], name: str) -> None:
+    before = _widths(layer)
+    if before is None or len(before) != len(widths):
+        raise ModelError(f"the structure gives layer {name!r} widths {widths}, which do not fit a {type(layer).__name__}")
+    if not isinstance(layer, _LAYERS):
+        set_heads(layer, *widths)
+        return
+    changed = [slot for slot, (old, new) in enumerate(zip(before, widths, strict=True)) if old != new]
+    for slot in changed:
+        for key, axis in axes(layer, slot):
+            tensor = getattr(layer, key, None)
+            if tensor is not None:
+                shape = list(tensor.shape)
+                shape[axis] = widths[slot] // widths[2] if isinstance(layer, nn.Conv2d) and slot == 1 else widths[slot]
+                _replace(layer, key, tensor, shape)
+    _SET[next(kind for kind in _LAYERS if isinstance(layer, kind))](layer, widths)
+
+
+def _set_convolution(layer: Any, widths: list[int]) -> None:
+    layer.out_channels, layer.in_channels, layer.groups = widths
+
+
+def _set_linear(layer: Any, widths: list[int]) -> None:
+    layer.out_features, layer.in_features = widths
+
+
+def _set_batch_norm(layer: Any, widths: list[int]) -> None:
+    layer.num_features = widths[0]
+
+
+def _set_layer_norm(layer: Any, widths: list[int]) -> None:
+    layer.normalized_shape = tuple(widths)
+
+
+_SET: dict[type[nn.Module], Callable[[Any, list[int]], None]] = {
+    nn.Conv2d: _set_convolution,
+    nn.Linear: _set_linear,
+    nn.BatchNorm1d: _set_batch_norm,
+    nn.BatchNorm2d: _set_batch_norm,
+    nn.LayerNorm: _set_layer_norm,
+}
+
+
+def _replace(net: nn.Module, name: str, before: Tensor, shape: Sequence[int]) -> None:
+    """Zeros of another shape in place of a tensor: the layer keeps its class, with all that it adds."""
+    owner, _, key = name.rpartition(".")
+    zeros = before.detach().new_zeros(tuple(shape))
+    made = nn.Parameter(zeros, before.requires_grad) if isinstance(before, nn.Parameter) else zeros
+    setattr(net.get_submodule(owner), key, made)
 
 
 def count_parameters(net: nn.Module) -> int:
