@@ -1,52 +1,63 @@
-"""Structured pruning as a stage: whole channels are removed and the rest is taught to make up for them.
+"""Structured pruning as a stage: whole channels and attention heads are removed, and the rest is taught to make up for them.
 
-Dependency graph and group importance are torch-pruning's (Fang et al., DepGraph, CVPR 2023). Ours: the steps with distillation
-between them, the targets, the widths that INT8 kernels want, and a structure that is data instead of a pickled module.
+Which layers go together is torch-pruning's to find (Fang et al., DepGraph, CVPR 2023). Ours: heads, a trial of what was found,
+the steps with distillation between them, targets, widths that INT8 kernels want, and a structure that is data instead of a
+pickled module.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
+import numpy as np
 import torch
-import torch_pruning as tp
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from edgedet import artifact as artifacts
 from edgedet import models
 from edgedet.artifact import Artifact, Gate, Manifest
+from edgedet.compress import removal
+from edgedet.compress.groups import Found, Kind, find
+from edgedet.compress.groups import Group as DepGroup
+from edgedet.compress.importance import Importance, Losses, no_losses, scores
+from edgedet.compress.proof import proven
 from edgedet.compress.teacher import Answers, Distillation, Listener, ask, require_flips_only
+from edgedet.data.dataset import ImageSet
 from edgedet.data.index import Index
 from edgedet.errors import NothingToPrune, RecipeError
 from edgedet.evaluate.assess import inherited
 from edgedet.models import structure
-from edgedet.models.blocks import SpatialGate, StyleRecalibration
+from edgedet.models.macs import macs
 from edgedet.models.pixels import PixelModel
+from edgedet.preprocess import Preprocess
 from edgedet.recipe import Config
 from edgedet.training import checkpoint, stage
 from edgedet.training.config import TrainingConfig
 from edgedet.training.distributed import Group, group
+from edgedet.training.losses import label_loss
 
 Cost = Callable[[PixelModel], float]
 """What a network costs; the unit is the caller's."""
 
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
-_FINE = 100  # a step removes this share of the channels at a time, until its target is met
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+_BATCH = 32
 
 
 class PruneRecipe(Config, frozen=True, kw_only=True):
     """``stage = "prune"``: how much is kept, how it is chosen, and how the rest is taught.
 
     keep: share of the parent's cost that may be left; the cost is MACs, or what the caller measures.
+    dims: what may go: channels of convolutions, hidden widths of an mlp, attention heads (whole: their width stays), and the
+        embedding, which all blocks of a transformer share; each loses the same share.
     steps: remove a part, fine-tune, again.
-    round_to: widths stay multiples of it; INT8 kernels pad others.
-    importance: magnitude (L2 norm of the group), bn-scale (Liu et al., Network Slimming, ICCV 2017), or random, the control.
+    round_to: widths that are cut become multiples of it; INT8 kernels pad others.
+    importance: see `edgedet.compress.importance.scores`; taylor reads `images` images of the training split.
     max_layer_share: the most that a single layer may lose.
     training: fine-tuning after each step, with the teacher's answers.
     """
@@ -54,9 +65,11 @@ class PruneRecipe(Config, frozen=True, kw_only=True):
     stage: Literal["prune"]
     keep: Share = 0.5
     cost: Literal["macs", "latency"] = "macs"
-    steps: Annotated[int, msgspec.Meta(gt=0)] = 2
-    round_to: Annotated[int, msgspec.Meta(gt=0)] = 8
-    importance: Literal["magnitude", "bn-scale", "random"] = "magnitude"
+    dims: tuple[Kind, ...] = ("channels", "mlp", "heads")
+    steps: Positive = 2
+    round_to: Positive = 8
+    importance: Importance = "magnitude"
+    images: Positive = 256
     max_layer_share: Share = 0.75
     training: TrainingConfig = TrainingConfig(epochs=2)
     distillation: Distillation = Distillation()
@@ -97,7 +110,6 @@ def run(
         job = _Job(
             config=config,
             name=parent.manifest.detector.name,
-            protected=protected_layers(model.net, parent.manifest.detector.name),
             measure=cost or macs,
             answers=processes.leader_first(lambda: ask(teacher or parent, data.split("train"), amp=config.training.amp)),
             sets=stage.open_sets(data, model.preprocess, config.training, processes),
@@ -107,10 +119,11 @@ def run(
             resume=resume,
         )
         before = job.measure(model)
-        notes = [f"{name}: not pruned: {why}" for name, why in job.protected.items()]
+        notes: list[str] = []
         for step in range(config.steps):
             left = 1 - (1 - config.keep) * (step + 1) / config.steps
-            job.prune(model, before * left, step)
+            reasons = job.prune(model, before * left, step)
+            notes = notes or [f"{name}: not pruned: {why}" for name, why in reasons.items()]
             notes.append(f"step {step + 1}: {job.measure(model) / before:.3f} of the parent's {config.cost} left")
             job.teach(model, step)
         if processes.leads:
@@ -121,78 +134,53 @@ def run(
     return Artifact.load(out)
 
 
-def macs(model: PixelModel) -> float:
-    """Multiply-accumulates of one image at the model's input size."""
+def prunable(model: PixelModel, name: str, dims: tuple[Kind, ...]) -> Found:
+    """What can be removed from the detector `name`, each group of it tried, and what is left alone and why."""
     x = model.normalise(models.example_pixels(model.preprocess, batch=1))
-    count, _ = tp.utils.count_ops_and_params(model.net, x)
-    return float(count)
+    return proven(model.net, x, find(model.net, x, classifier=models.lookup(name).classifier, kinds=dims))
 
 
-def protected_layers(net: nn.Module, name: str) -> dict[str, str]:
-    """The layers that pruning leaves alone, each with the reason."""
-    reasons = {models.lookup(name).classifier: "the output"}
-    for path, module in net.named_modules():
-        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels > 1:
-            reasons[path] = "depthwise: its channels are those of the layer before it, so both are left alone"
-        elif isinstance(module, nn.Conv2d) and module.groups > 1:
-            reasons[path] = "grouped convolution: its groups would differ in width"
-        elif isinstance(module, SpatialGate):
-            reasons[f"{path}.conv"] = "spatial gate: reads two channels and gives one, whatever the widths around it"
-        elif isinstance(module, nn.Conv2d) and module.out_channels < 8:
-            reasons.setdefault(path, f"only {module.out_channels} channels")
-        elif isinstance(module, nn.MultiheadAttention):
-            reasons[path] = "attention heads are not pruned here"
+def narrow(
+    model: PixelModel, name: str, config: PruneRecipe, enough: Callable[[PixelModel], bool], losses: Losses = no_losses
+) -> dict[str, str]:
+    """Remove the least important units of the detector `name`, in place: the least share of them with which it is `enough`.
+
+    losses: what ``importance = "taylor"`` reads.
+    Returns what was left alone, and why.
+
+    Raises:
+        NothingToPrune: nothing more can be removed although it is not enough.
+    """
+    found = prunable(model, name, config.dims)
+    measured = scores(config.importance, model.net, found.groups, losses)
+    limits, reasons = removal.Limits(config.round_to, config.max_layer_share), dict(found.reasons)
+    known: dict[DepGroup, Tensor] = {}
+    for each, score in zip(found.groups, measured, strict=True):
+        if score is None:
+            reasons[each.name] = f"{config.importance} says nothing of it"
+        elif limits.least(each) == each.count:
+            reasons[each.name] = f"of {each.count} {each.kind} {limits.max_share:.0%} may go, {limits.step(each)} at a time"
+        else:
+            known[each] = score
+    groups = list(known)
+    kept = removal.until(
+        model.net, groups, list(known.values()), limits, lambda net: enough(PixelModel(net, model.preprocess).eval())
+    )
+    if kept is None:
+        listed = "; ".join(f"{layer} ({why})" for layer, why in reasons.items())
+        raise NothingToPrune(
+            f"no more can be removed and the target is not met: every other group has lost {config.max_layer_share:.0%}; "
+            f"protected: {listed}; raise keep or max_layer_share, lower round_to ({config.round_to}), or widen dims"
+        )
+    removal.remove(model.net, groups, kept)
     return reasons
 
 
-def remove(
-    net: nn.Module,
-    x: torch.Tensor,
-    config: PruneRecipe,
-    protected: dict[str, str],
-    reached: Callable[[], bool],
-) -> None:
-    """Remove the least important channels of `net` in place, little by little, until `reached`.
-
-    Raises:
-        NothingToPrune: nothing more can be removed although the target is not met.
-    """
-    ignored = [module for path, module in net.named_modules() if path in protected]
-    # A spatial gate reads the maximum and the mean over channels, however many there are: its own two never change.
-    apart = {SpatialGate: tp.ops.DummyPruner()}
-    by_channel = [(module.weight, 0) for module in net.modules() if isinstance(module, StyleRecalibration)]
-    pruner = tp.pruner.BasePruner(
-        net,
-        x,
-        importance=_importance(config),
-        global_pruning=True,
-        pruning_ratio=config.max_layer_share,
-        max_pruning_ratio=config.max_layer_share,
-        iterative_steps=_FINE,
-        ignored_layers=ignored,
-        customized_pruners=apart,
-        unwrapped_parameters=by_channel,
-        round_to=config.round_to,
-    )
-    for _ in range(_FINE):
-        if reached():
-            return
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch-pruning warns about every layer that it leaves alone
-            pruner.step()
-    if not reached():
-        listed = "; ".join(f"{name} ({why})" for name, why in protected.items())
-        raise NothingToPrune(
-            f"no more channels can be removed and the target is not met: every other group has lost "
-            f"{config.max_layer_share:.0%} or is no multiple of {config.round_to}; protected: {listed}; "
-            "raise keep or max_layer_share, or lower round_to"
-        )
-
-
 class _Kept(msgspec.Struct):
-    """Of the weights beside it: their widths, and the settings that pruned them."""
+    """Of the weights beside it: their widths, what was left alone and why, and the settings that pruned them."""
 
     widths: structure.Structure = {}
+    reasons: dict[str, str] = {}
     settings: str = ""
 
 
@@ -202,7 +190,6 @@ class _Job:
 
     config: PruneRecipe
     name: str
-    protected: dict[str, str]
     measure: Cost
     answers: Answers
     sets: stage.Sets
@@ -216,33 +203,33 @@ class _Job:
         """What decides what is pruned: an interrupted run is taken up only where it is the same."""
         return f"{self.config!r} {self.parent} {self.answers.key}"
 
-    def prune(self, model: PixelModel, target: float, step: int) -> None:
-        """Prune to `target`, or take up what an interrupted run had pruned at this step.
+    def prune(self, model: PixelModel, target: float, step: int) -> dict[str, str]:
+        """Prune to `target`, or take up what an interrupted run had pruned at this step; gives what was left alone, and why.
+
+        The leading process decides, and all take it up: a time or a gradient is not the same to the bit in each.
 
         Raises:
             TrainingError: that run had other settings, another parent or other data.
         """
         kept = self.work / f"pruned{step + 1}.safetensors"
-        if self.resume and kept.is_file():
-            before = msgspec.json.decode(kept.with_suffix(".json").read_bytes(), type=_Kept)
-            if before.settings != self.settings:
-                raise checkpoint.other_run(self.work)
-            structure.apply(model.net, before.widths)
-            model.net.load_state_dict(load_file(kept))
-            self.processes.barrier()
-            return
-        torch.manual_seed(self.config.training.seed + step)
-        model.eval()
-        x = model.normalise(models.example_pixels(model.preprocess, batch=1))
-        remove(model.net, x, self.config, self.protected, lambda: self.measure(model) <= target)
+        if self.processes.leads and not (self.resume and kept.is_file()):
+            torch.manual_seed(self.config.training.seed + step)
+            losses = _losses(self.sets.train, model.preprocess, self.config)
+            reasons = narrow(model.eval(), self.name, self.config, lambda candidate: self.measure(candidate) <= target, losses)
+            self.keep(model, kept, reasons)
         self.processes.barrier()
-        if self.processes.leads:
-            self.keep(model, kept)
+        before = msgspec.json.decode(kept.with_suffix(".json").read_bytes(), type=_Kept)
+        if before.settings != self.settings:
+            raise checkpoint.other_run(self.work)
+        structure.apply(model.net, before.widths)
+        model.net.load_state_dict(load_file(kept))
+        self.processes.barrier()
+        return before.reasons
 
-    def keep(self, model: PixelModel, path: Path) -> None:
+    def keep(self, model: PixelModel, path: Path, reasons: dict[str, str]) -> None:
         """Structure first, then the weights in one step: where there are weights, both are whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".json").write_bytes(msgspec.json.encode(_Kept(structure.describe(model.net), self.settings)))
+        path.with_suffix(".json").write_bytes(msgspec.json.encode(_Kept(structure.describe(model.net), reasons, self.settings)))
         temporary = path.with_suffix(".partial")
         stage.save_state(model, temporary)
         temporary.replace(path)
@@ -256,13 +243,21 @@ class _Job:
         stage.train(objective, config.training, self.sets, out, self.processes, resume=self.resume, title=title)
 
 
-def _importance(config: PruneRecipe) -> Any:
-    kinds = {
-        "magnitude": lambda: tp.importance.GroupMagnitudeImportance(p=2),
-        "bn-scale": tp.importance.BNScaleImportance,
-        "random": tp.importance.RandomImportance,
-    }
-    return kinds[config.importance]()
+def _losses(images: ImageSet, preprocess: Preprocess, config: PruneRecipe) -> Losses:
+    """The loss of labels on some of the training images, a batch at a time."""
+    count = min(config.images, len(images))
+    positions = np.random.default_rng(config.training.seed).permutation(len(images))[:count]
+
+    def of(net: nn.Module) -> Iterator[Tensor]:
+        model, labels = PixelModel(net, preprocess).eval(), torch.from_numpy(images.index.labels.astype(np.float32))
+        for start in range(0, count, _BATCH):
+            batch = positions[start : start + _BATCH]
+            pixels = torch.from_numpy(images.gather(batch))
+            top, left = (pixels.shape[1] - preprocess.height) // 2, (pixels.shape[2] - preprocess.width) // 2
+            middle = pixels[:, top : top + preprocess.height, left : left + preprocess.width]
+            yield label_loss(model(middle), labels[torch.from_numpy(batch)], config.training)
+
+    return of
 
 
 def _manifest(config: PruneRecipe, parent: Artifact, model: PixelModel, notes: tuple[str, ...]) -> Manifest:

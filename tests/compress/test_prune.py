@@ -2,18 +2,17 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from tiny_training import SIDE
+from tiny_networks import lively
 from torch import nn
 
 from edgedet import models
 from edgedet.artifact import Artifact, DetectorSpec
 from edgedet.compress import prune
-from edgedet.compress.prune import PruneRecipe, protected_layers, remove
+from edgedet.compress.prune import PruneRecipe
 from edgedet.errors import NothingToPrune, RecipeError, TrainingError
 from edgedet.models import structure
-from edgedet.models.blocks import StyleRecalibration
+from edgedet.models.macs import macs
 from edgedet.models.pixels import PixelModel
-from edgedet.models.ram import ResidualAttention
 from edgedet.training import stage
 from edgedet.training.config import TrainingConfig
 
@@ -37,7 +36,7 @@ def test_a_pruned_network_is_rebuilt_from_its_structure_to_the_bit(pruned):
 
 
 def test_the_promised_share_is_left_and_widths_suit_the_kernels(pruned, teacher):
-    before, after = prune.macs(models.build(teacher)), prune.macs(models.build(pruned))
+    before, after = macs(models.build(teacher)), macs(models.build(pruned))
     assert 0 < after <= 0.6 * before
     assert pruned.manifest.metrics["cost"] == {"kind": "macs", "before": before, "after": after}
     widths = [m.out_channels for m in models.build(pruned).net.modules() if isinstance(m, nn.Conv2d)]
@@ -77,7 +76,7 @@ def test_a_pruning_stopped_between_steps_goes_on_where_it_was(pruned, teacher, d
 
 def test_a_target_out_of_reach_is_refused_with_the_layers_and_the_reasons(teacher, data, tmp_path):
     recipe = msgspec.structs.replace(RECIPE, keep=0.01, steps=1, max_layer_share=0.1)
-    with pytest.raises(NothingToPrune, match=r"protected: head \(the output\); raise keep or max_layer_share"):
+    with pytest.raises(NothingToPrune, match=r"protected: head \(the output\); .*of 48 channels 10% may go, 8 at a time"):
         prune.run(recipe, teacher, data, tmp_path / "out")
 
 
@@ -95,84 +94,76 @@ def test_any_cost_can_be_the_target(teacher, data, tmp_path):
     assert parameters(models.build(made)) <= 0.6 * parameters(models.build(teacher))
 
 
-def test_layers_are_left_alone_for_a_reason():
-    net = nn.Sequential()
-    net.head = nn.Linear(8, 1)
-    net.depthwise = nn.Conv2d(16, 16, 3, groups=16)
-    net.grouped = nn.Conv2d(16, 16, 3, groups=4)
-    net.narrow = nn.Conv2d(16, 3, 1)
-    net.free = nn.Conv2d(16, 16, 3)
-    reasons = protected_layers(net, "edge32")
-    assert reasons.keys() == {"head", "depthwise", "grouped", "narrow"}
-    assert reasons["depthwise"].startswith("depthwise: its channels are those of the layer before it")
-    assert reasons["grouped"].startswith("grouped convolution")
-    assert reasons["narrow"] == "only 3 channels"
+def test_taylor_reads_training_images_and_is_the_same_again(teacher, data, tmp_path):
+    recipe = msgspec.structs.replace(RECIPE, importance="taylor", images=20, steps=1)
+    one, two = (prune.run(recipe, teacher, data, tmp_path / name) for name in ("one", "two"))
+    assert one.manifest.structure == two.manifest.structure != {}
+    np.testing.assert_array_equal(one.golden.logits, two.golden.logits)
+    other = prune.run(msgspec.structs.replace(recipe, importance="magnitude"), teacher, data, tmp_path / "other")
+    assert other.manifest.structure != one.manifest.structure or not np.array_equal(other.golden.logits, one.golden.logits)
 
 
-def narrowed(spec: DetectorSpec, side: int, share: float = 0.9) -> tuple[nn.Module, nn.Module]:
-    """A fresh network and the same after one removal."""
+def small(name: str, side: int, **arguments) -> tuple[DetectorSpec, PixelModel]:
+    """A detector with fresh weights at a small input."""
+    spec = DetectorSpec(name=name, arguments=arguments)
     torch.manual_seed(0)
-    before, net = models.create(spec), models.create(spec)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-    net.eval()
-    whole = structure.count_parameters(net)
-    config = msgspec.structs.replace(RECIPE, importance="random", max_layer_share=0.5)
-    remove(
-        net, torch.zeros(1, 3, side, side), config, protected_layers(net, spec.name),
-        lambda: structure.count_parameters(net) <= share * whole,
-    )  # fmt: skip
-    return before, net
+    preprocess = msgspec.structs.replace(models.lookup(name).preprocess, height=side, width=side)
+    return spec, PixelModel(lively(models.create(spec)), preprocess).eval()
 
 
-@pytest.mark.parametrize(("name", "side"), [("edge32-teacher", 16), ("npr", 32), ("resnet50", 32), ("ram-net", 32)])
-def test_each_family_still_runs_and_comes_back_from_its_structure(name, side):
-    spec = DetectorSpec(name=name)
-    before, net = narrowed(spec, side)
-    found = structure.difference(net, before)
-    assert found
-    again = models.rebuild(spec, found).eval()
-    again.load_state_dict(net.state_dict())
-    x = torch.randn(2, 3, side, side)
+VIT = {"img_size": 32, "depth": 2, "embed_dim": 48, "num_heads": 3}
+SWIN = {"img_size": 56, "depths": [2, 2], "num_heads": [2, 4], "embed_dim": 32}
+FAMILIES = [
+    ("edge32-teacher", 16, {}),
+    ("npr", 32, {}),
+    ("ram-net", 32, {}),
+    ("efficientnet-lite0", 32, {}),
+    ("timm/mobilenetv4_conv_small", 32, {}),
+    ("timm/test_efficientnet", 32, {}),
+    ("timm/vit_tiny_patch16_224", 32, VIT),
+    ("timm/swin_tiny_patch4_window7_224", 56, SWIN),
+]
+
+
+@pytest.mark.parametrize(("name", "side", "arguments"), FAMILIES)
+def test_each_family_costs_less_and_comes_back_from_its_structure_to_the_bit(name, side, arguments):
+    spec, model = small(name, side, **arguments)
+    whole = macs(model)
+    reasons = prune.narrow(
+        model, name, msgspec.structs.replace(RECIPE, importance="random"), lambda candidate: macs(candidate) <= 0.7 * whole
+    )
+    assert 0.4 * whole < macs(model) <= 0.7 * whole
+    assert reasons[models.lookup(name).classifier] == "the output"
+    found = structure.difference(model.net, models.create(spec))
+    again = PixelModel(models.rebuild(spec, found), model.preprocess).eval()
+    again.net.load_state_dict(model.net.state_dict())
+    pixels = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8)
     with torch.inference_mode():
-        assert torch.equal(again(x), net(x))
+        assert torch.equal(again(pixels), model(pixels))
 
 
-def test_a_spatial_gate_keeps_its_two_channels_while_those_around_it_go():
-    class Gated(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 32, 3, padding=1)
-            self.attention = ResidualAttention(32, reduction=2)
-            self.head = nn.Linear(32, 1)
+def test_heads_and_hidden_widths_go_by_default_and_the_embedding_when_it_is_asked_for():
+    for dims in (RECIPE.dims, ("embedding",)):
+        _, model = small("timm/vit_tiny_patch16_224", 32, **VIT)
+        whole = macs(model)
+        config = msgspec.structs.replace(RECIPE, dims=dims)
+        prune.narrow(model, "timm/vit_tiny_patch16_224", config, lambda candidate, whole=whole: macs(candidate) <= 0.7 * whole)
+        block = model.net.blocks[0]
+        assert (block.norm1.normalized_shape == (48,)) is ("embedding" not in dims)
+        assert (block.mlp.fc1.out_features == 192) is ("embedding" in dims)
+        assert block.attn.head_dim == 16
 
-        def forward(self, x):
-            return self.head(self.attention(self.conv(x)).mean((2, 3)))
 
-    net = Gated().eval()
-    protected = protected_layers(net, "edge32")
-    assert protected["attention.spatial.conv"].startswith("spatial gate: reads two channels")
+def test_what_has_one_multiple_alone_is_left_alone_for_that_reason():
+    _, model = small("cifake-cnn-srm", 32)
     config = msgspec.structs.replace(RECIPE, max_layer_share=0.5)
-    remove(net, torch.zeros(1, 3, 8, 8), config, protected, lambda: net.conv.out_channels <= 24)
-    assert net.attention.spatial.conv.weight.shape == (1, 2, 7, 7)
-    assert net.attention.channel.expand.out_channels == net.conv.out_channels <= 24
-    assert net(torch.randn(2, 3, 8, 8)).shape == (2, 1)
+    whole = macs(model)
+    reasons = prune.narrow(model, "cifake-cnn-srm", config, lambda candidate: macs(candidate) < whole)
+    assert reasons == {"head": "the output", "conv1": "of 6 channels 50% may go, 8 at a time"}
 
 
-def test_style_recalibration_loses_rows_not_its_two_statistics():
-    net = nn.Sequential(nn.Conv2d(3, 32, 3), StyleRecalibration(32), nn.Conv2d(32, 16, 3), nn.Flatten())
-    net.head = nn.Linear(16 * 4 * 4, 1)
-    config = msgspec.structs.replace(RECIPE, max_layer_share=0.5)
-    remove(net.eval(), torch.zeros(1, 3, 8, 8), config, protected_layers(net, "edge32"), lambda: net[0].out_channels <= 24)
-    assert net[1].weight.shape == (net[0].out_channels, 2)
-    assert net(torch.randn(2, 3, 8, 8)).shape == (2, 1)
-
-
-def test_macs_are_those_of_one_image(teacher):
-    model = models.build(teacher)
-    assert (model.preprocess.height, model.preprocess.width) == (SIDE, SIDE)
-    first = model.net.features[0][0]
-    # The stem alone: 8 x 8 positions at stride 2, each output channel 3 x 3 x 3 products.
-    stem = prune.macs(PixelModel(nn.Sequential(first), model.preprocess))
-    assert stem == 8 * 8 * 16 * 27
+def test_an_importance_that_says_nothing_is_a_reason():
+    _, model = small("timm/vit_tiny_patch16_224", 32, **VIT)
+    config = msgspec.structs.replace(RECIPE, importance="bn-scale")
+    with pytest.raises(NothingToPrune, match=r"blocks\.0\.attn \(bn-scale says nothing of it\)"):
+        prune.narrow(model, "timm/vit_tiny_patch16_224", config, lambda _: False)
