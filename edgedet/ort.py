@@ -9,8 +9,8 @@ from typing import Any
 PROVIDER = "CPUExecutionProvider"
 
 LEFT_OUT = ("WeightBiasQuantization",)
-"""It rounds weights and biases that a graph leaves in float between Q/DQ pairs. That undoes mixed precision, and of a graph whose
-scales are in half precision it makes garbage: the scale of a bias, a product of two, is too small for half."""
+"""It rounds weights and biases that a graph leaves in float between Q/DQ pairs. That undoes mixed precision, and of a graph
+whose scales are in half precision it makes garbage: the scale of a bias, a product of two, is too small for half."""
 
 
 def open_session(
