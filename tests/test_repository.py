@@ -67,6 +67,7 @@ COVERED = {
     "runtime/base": "tests/runtime/test_runtimes.py",
     "runtime/null": "tests/runtime/test_runtimes.py",
     "runtime/onnxruntime": "tests/runtime/test_runtimes.py",
+    "serve/meters": "tests/serve/test_app.py",
     "training/config": "tests/training/test_loop.py",
     "training/distributed": "tests/training/test_loop.py",
     "training/signals": "tests/training/test_loop.py",

@@ -1,4 +1,4 @@
-"""Using an artifact: ``edgedet detect | show``."""
+"""Using an artifact: ``edgedet detect | serve | show``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command("detect")(detect)
+    app.command("serve")(serve)
     app.command("show")(show_artifact)
 
 
@@ -112,6 +113,27 @@ def _below(folder: Path) -> tuple[list[Path], list[str]]:
     found = (Path(top, name) for top, folders, names in walk for name in (*folders, *names))
     images = sorted(path for path in found if path.suffix.lower() in EXTENSIONS and not path.name.startswith("."))
     return images, [f"{error.filename}: folder cannot be read: {error.strerror}" for error in errors]
+
+
+def serve(
+    artifact: Annotated[Path, typer.Argument(help="The artifact to serve.")],
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every one of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    runtime: Annotated[str, typer.Option(help="The runtime; auto takes the one for the artifact.")] = "auto",
+    threads: Threads = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images that share one call of the model at most.")] = 16,
+    wait_ms: Annotated[float, typer.Option(min=0, help="How long the first of a batch waits for others.")] = 2.0,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Of one image.")] = 20_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of one image.")] = 100_000_000,
+) -> None:
+    """Serve a detector over HTTP: POST an image to /v1/detect; a page to try it is at /. Ctrl-C stops it."""
+    from edgedet.runtime.detector import Detector
+    from edgedet.serve.app import ServeConfig, run
+
+    config = ServeConfig(batch=batch, wait_ms=wait_ms, max_bytes=max_bytes, max_pixels=max_pixels)
+    detector = Detector.load(artifact, runtime=runtime, threads=threads, spin=False)
+    warn(f"serving {artifact} on http://{host}:{port}")
+    run(detector, config, host=host, port=port)
 
 
 def show_artifact(

@@ -1,11 +1,17 @@
-"""``edgedet detect | show``: scores for good files, one line for bad ones, and nothing from a file that was changed."""
+"""``edgedet detect | serve | show``: scores for good files, one line for bad ones, and nothing from a file that was changed."""
 
 import json
 import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
 
 import hostile
 import pytest
-from command import assert_one_line, run
+from command import COMMAND, assert_one_line, environment, run
 
 from edgedet.artifact import Artifact
 from edgedet.runtime.detector import Detector
@@ -98,3 +104,36 @@ def test_show_prints_the_manifest_and_the_lineage(edgedet, demo, tmp_path):
     assert said["verified"] is True
     assert said["digest"] == Artifact.load(demo.int8).digest
     assert json.loads(edgedet("show", demo.teacher, "--json", "-").out)["manifest"]["kind"] == "checkpoint"
+
+
+def test_a_service_answers_what_is_under_way_and_stops_on_sigterm(demo, tmp_path):
+    pytest.importorskip("fastapi")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [*COMMAND, "serve", str(demo.int8), "--port", str(port), "--threads", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(tmp_path / "cache"))
+    image = next(path for path in sorted(demo.data.rglob("*")) if path.suffix in (".png", ".jpg"))
+    try:
+        answer = posted(f"http://127.0.0.1:{port}/v1/detect", image.read_bytes())
+        assert answer["verdict"] in ("real", "fake")
+        assert answer["artifact"] == Artifact.load(demo.int8).digest
+        other = subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path / "cache"), timeout=60)
+        assert other.returncode == 1
+        assert "Choose another --port" in other.stderr.splitlines()[-1]
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert "Traceback" not in err
+
+
+def posted(url: str, body: bytes) -> dict:
+    """The answer, once the service is up."""
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(url, data=body, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.URLError:
+            time.sleep(0.1)
+    raise AssertionError("the service did not come up in a minute")

@@ -1,0 +1,108 @@
+"""The HTTP service: the same answers as the detector, and a clear refusal for everything else."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi")
+
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from edgedet.runtime.detector import Detector
+from edgedet.serve.app import ServeConfig, create_app
+
+
+def encoded(value: int = 90, side: int = 24, form: str = "PNG") -> bytes:
+    rng, buffer = np.random.default_rng(value), io.BytesIO()
+    Image.fromarray(rng.integers(0, 1 + value, (side, side, 3), dtype=np.uint8)).save(buffer, form)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def artifact(make_onnx_artifact):
+    return make_onnx_artifact()
+
+
+@pytest.fixture
+def client(artifact):
+    config = ServeConfig(max_bytes=100_000, max_pixels=10_000)
+    with TestClient(create_app(Detector.load(artifact, threads=1), config)) as client:
+        yield client
+
+
+def test_an_image_gets_what_the_detector_says_of_it(client, artifact):
+    with Detector.load(artifact, threads=1) as detector:
+        expected = detector.predict(encoded())[0]
+    for answer in (client.post("/v1/detect", content=encoded()), client.post("/v1/detect", files={"image": encoded()})):
+        assert answer.status_code == 200
+        said = answer.json()
+        assert said["verdict"] == expected.verdict
+        assert said["artifact"] == artifact.digest
+        for name in ("score", "margin", "threshold", "logit"):
+            assert said[name] == pytest.approx(getattr(expected, name), abs=1e-6)
+
+
+def test_many_at_once_each_get_their_own(client, artifact):
+    images = [encoded(value) for value in range(5, 245, 6)]
+    with Detector.load(artifact, threads=1) as detector:
+        expected = [each.logit for each in detector.predict(images)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda data: client.post("/v1/detect", content=data).json()["logit"], images))
+    np.testing.assert_allclose(answers, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (b"", 400, "the body is empty"),
+        (b"no image at all", 400, "not an image"),
+        (encoded()[:60], 400, ""),
+        (b"x" * 200_000, 413, "more than 100,000 bytes"),
+        (encoded(side=120), 413, "more than 10,000 pixels"),
+    ],
+)
+def test_what_is_no_image_or_too_large_is_refused(client, body, status, words):
+    answer = client.post("/v1/detect", content=body)
+    assert answer.status_code == status
+    assert words in answer.json()["error"]
+
+
+def test_a_body_that_does_not_say_its_length_is_still_limited(client):
+    answer = client.post("/v1/detect", content=(b"x" * 10_000 for _ in range(50)))
+    assert answer.status_code == 413
+
+
+def test_a_form_without_the_image_is_refused(client):
+    answer = client.post("/v1/detect", files={"picture": encoded()})
+    assert (answer.status_code, answer.json()["error"]) == (400, "the form has no file called `image`")
+
+
+def test_an_operating_point_is_taken_by_name(client, artifact):
+    known = artifact.manifest.calibration.thresholds
+    for name, threshold in known.items():
+        assert client.post("/v1/detect", params={"operating_point": name}, content=encoded()).json()["threshold"] == threshold
+    answer = client.post("/v1/detect", params={"operating_point": "fpr2"}, content=encoded())
+    assert answer.status_code == 422
+    assert "no operating point 'fpr2'; there are: half" in answer.json()["error"]
+
+
+def test_health_metrics_and_description(client, artifact):
+    assert client.get("/healthz").json() == {"status": "ok", "artifact": artifact.digest}
+    client.post("/v1/detect", content=encoded())
+    client.post("/v1/detect", content=b"no image")
+    page = client.get("/metrics").text
+    assert 'edgedet_requests_total{outcome="200"} 1.0' in page
+    assert 'edgedet_requests_total{outcome="400"} 1.0' in page
+    assert "edgedet_seconds_bucket" in page
+    assert client.get("/v1/model").json()["artifact"] == artifact.digest
+    assert "/v1/detect" in client.get("/openapi.json").json()["paths"]
+
+
+def test_the_page_needs_nothing_from_elsewhere(client):
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "http://" not in page.text
+    assert "https://" not in page.text
