@@ -29,7 +29,7 @@ def evaluate(
     artifact: Annotated[Path, typer.Argument(help="The artifact to evaluate.")],
     data: Data = None,
     split: Annotated[str, typer.Option(help="val, or test, which is reported once and never gated.")] = "val",
-    degrade: Annotated[list[str] | None, typer.Option("--degrade", help="A degradation, as in jpeg-60, web, hard.")] = None,
+    degrade: Annotated[list[str] | None, typer.Option("--degrade", help="As in jpeg-60, web; robustness is a sweep.")] = None,
     against: Annotated[Path | None, typer.Option("--against", help="An artifact to compare verdicts with.")] = None,
     gate: GateFile = None,
     json: Json = None,
@@ -39,7 +39,7 @@ def evaluate(
     from edgedet.evaluate import gates, slices
 
     wanted = _wanted(gate, split, against)
-    conditions = ["clean", *(degrade or ()), *gates.conditions(wanted)]
+    conditions = ["clean", *_conditions(degrade or ()), *gates.conditions(wanted)]
     slices.require_conditions(conditions)
     subject = Artifact.load(artifact)
     other = Artifact.load(against) if against else None
@@ -52,6 +52,13 @@ def evaluate(
     broken = gates.failed(results)
     if broken:
         raise GateFailed(f"{artifact}: {len(broken)} of {len(results)} gates failed: {'; '.join(each.text for each in broken)}")
+
+
+def _conditions(names: Sequence[str]) -> list[str]:
+    """`names`, with the whole sweep in the place of its name."""
+    from edgedet.evaluate.degrade import ROBUSTNESS
+
+    return [each for name in names for each in (ROBUSTNESS if name == "robustness" else (name,))]
 
 
 def _wanted(gate: Path | None, split: str, against: Path | None) -> Sequence[Gate]:

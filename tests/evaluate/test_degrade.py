@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from edgedet.errors import DataError
-from edgedet.evaluate.degrade import degrade
+from edgedet.evaluate.degrade import ROBUSTNESS, degrade
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -60,6 +60,51 @@ def test_tiers_of_a_photograph_are_made_smaller_first():
     assert same(degrade("hard", image), encoded(hard, "JPEG", quality=40, subsampling=2))
 
 
+def test_a_tier_is_a_social_chain_and_double_compression_is_twice():
+    image = photo(900, 300)
+    assert same(degrade("social-768-60", image), np.asarray(degrade("web", image)))
+    once = degrade("jpeg-60", photo(40, 40))
+    assert same(degrade("double-60-90", photo(40, 40)), encoded(once, "JPEG", quality=90, subsampling=2))
+
+
+def test_crops_keep_the_middle_and_bars_surround_it():
+    image = photo(40, 20)
+    pixels = np.asarray(image)
+    assert same(degrade("crop-0.5", image), pixels[5:15, 10:30])
+    boxed = np.asarray(degrade("letterbox", image))
+    assert boxed.shape == (22, 40, 3)
+    assert np.array_equal(boxed[1:21], pixels)
+    assert not boxed[0].any()
+    assert degrade("letterbox", photo(16, 9)).size == (16, 9)
+    assert degrade("letterbox", photo(90, 90)).size == (160, 90)
+
+
+def test_a_round_trip_comes_back_to_its_size_with_less_detail():
+    image = photo(64, 48)
+    back = degrade("roundtrip-16", image)
+    assert back.size == image.size
+    assert np.asarray(back, float).std() < np.asarray(image, float).std()
+    assert same(degrade("roundtrip-100", image), np.asarray(image))
+
+
+def test_colour_light_and_direction():
+    image = photo(12, 8)
+    pixels = np.asarray(image).astype(float)
+    grey = np.asarray(degrade("grey", image))
+    assert (grey[..., 0] == grey[..., 1]).all()
+    assert same(degrade("flip", image), np.asarray(image)[:, ::-1])
+    np.testing.assert_allclose(np.asarray(degrade("brightness-0.8", image)), 0.8 * pixels, atol=1)
+    assert np.asarray(degrade("contrast-0.5", image), float).std() < 0.6 * pixels.std()
+    assert degrade("screenshot", photo(100, 50)).size == (90, 45)
+
+
+def test_every_step_of_the_sweep_is_a_degradation_of_its_own():
+    assert len(set(ROBUSTNESS)) == len(ROBUSTNESS) > 50
+    image = photo(300, 200)
+    for name in ROBUSTNESS:
+        assert degrade(name, image).mode == "RGB"
+
+
 def test_noise_has_its_level_and_its_seed():
     grey = Image.new("RGB", (100, 100), (128, 128, 128))
     first, again, other = (np.asarray(degrade("noise-0.05", grey, seed)) for seed in (1, 1, (1, 2)))
@@ -78,7 +123,11 @@ def test_blur_keeps_the_mean_and_lowers_the_contrast():
     ("name", "message"),
     [
         ("jpg-60", "did you mean 'jpeg'?; there are: clean, web, hard, jpeg-Q"),
-        ("social", "no degradation is called 'social'; there are"),
+        ("societal", "no degradation is called 'societal'"),
+        ("social-0-60", "long side in pixels, got '0'"),
+        ("social-768", "quality from 1 to 100, got ''"),
+        ("double-75", "quality from 1 to 100, got ''"),
+        ("crop-0", "level from 0.01 to 1, got '0'"),
         ("jpeg-0", "quality from 1 to 100, got '0'"),
         ("jpeg-", "quality from 1 to 100, got ''"),
         ("webp-101", "quality from 1 to 100"),
