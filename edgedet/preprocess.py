@@ -56,7 +56,14 @@ class Preprocess(Config, frozen=True, kw_only=True):
         ``resize_shorter_crop``: the shorter side to `resize`, then the centre crop.
         ``crop_only``: the centre crop; a smaller image is padded (edge pixels mirrored) or tiled, as `fill` says.
         ``native``: the image as it is, trimmed at the right and bottom to a multiple of `multiple`.
+    height, width: of the input in pixels.
+    resize: length of the shorter side for ``resize_shorter_crop``, and for no other.
+    interpolation: of the resize.
+    antialias: whether shrinking averages over all pixels, as Pillow does, or samples points, as OpenCV does.
+    fill: how ``crop_only`` enlarges what is smaller than the crop: by mirrored edges, or by repetition.
+    multiple: what both sides must be a multiple of.
     mean, std: applied inside the graph, to pixels in [0, 1].
+    max_pixels: a file with more is refused before it is decoded.
     """
 
     geometry: Literal["resize_squash", "resize_shorter_crop", "crop_only", "native"] = "resize_squash"

@@ -23,7 +23,11 @@ Figures = dict[str, Any]
 
 
 class DetectorSpec(Config, frozen=True, kw_only=True):
-    """Which builder made the network, and with what arguments."""
+    """Which builder made the network, and with what arguments.
+
+    name: of `edgedet models`, or ``timm/<name>`` for any model of timm.
+    arguments: of its builder, as `pretrained`.
+    """
 
     name: str
     arguments: dict[str, Any] = {}

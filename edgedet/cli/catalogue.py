@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -50,8 +50,17 @@ def list_models(json: Json = None) -> None:
     show(table("detectors", columns, rows, right=columns[1:3]), json=json, record=records)
 
 
-def list_recipes(json: Json = None) -> None:
+def list_recipes(
+    keys: Annotated[bool, typer.Option("--keys", help="List the keys of a recipe instead, as docs/recipes.md does.")] = False,
+    json: Json = None,
+) -> None:
     """List the recipes: what each is for, in its file's first words."""
+    if keys:
+        from edgedet.cli.keys import markdown, tables
+
+        listed = tables()
+        show(markdown(listed).rstrip(), json=json, record=listed)
+        return
     records = [{"name": name, **_head(name)} for name in recipe.names("train")]
     rows = [(each["name"], each["stage"], each["about"]) for each in records]
     show(table("recipes", ("recipe", "stage", "about"), rows), json=json, record=records)

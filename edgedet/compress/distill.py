@@ -22,7 +22,14 @@ from edgedet.training.distributed import group
 
 
 class DistillRecipe(Config, frozen=True, kw_only=True):
-    """``stage = "distill"``: which student, trained how, and how much it listens to its teacher."""
+    """``stage = "distill"``: which student, trained how, and how much it listens to its teacher.
+
+    detector: which network.
+    preprocess: changes to the detector's published input, key by key.
+    training: how it is trained; of the augmentations only mirroring, because the teacher was asked about nothing else.
+    distillation: how much it listens.
+    gates: what the artifact and all its descendants must hold, besides the teacher's.
+    """
 
     stage: Literal["distill"]
     detector: DetectorSpec

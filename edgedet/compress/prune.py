@@ -55,11 +55,15 @@ class PruneRecipe(Config, frozen=True, kw_only=True):
     keep: share of the parent's cost that may be left; the cost is MACs, or what the caller measures.
     dims: what may go: channels of convolutions, hidden widths of an mlp, attention heads (whole: their width stays), and the
         embedding, which all blocks of a transformer share; each loses the same share.
+    cost: multiply-accumulates, or the latency that is measured on this machine.
     steps: remove a part, fine-tune, again.
     round_to: widths that are cut become multiples of it; INT8 kernels pad others.
-    importance: see `edgedet.compress.importance.scores`; taylor reads `images` images of the training split.
+    importance: see `edgedet.compress.importance.scores`; ``taylor`` reads images.
+    images: how many of the training split ``taylor`` reads.
     max_layer_share: the most that a single layer may lose.
     training: fine-tuning after each step, with the teacher's answers.
+    distillation: how much the fine-tuning listens to the teacher.
+    gates: what the artifact and all its descendants must hold, besides the parent's.
     """
 
     stage: Literal["prune"]

@@ -54,10 +54,13 @@ Logits = npt.NDArray[np.float32]
 class QatRecipe(Config, frozen=True, kw_only=True):
     """``stage = "qat"``: how training starts from INT8 after training, and how it goes on.
 
-    ranges, images, held_out: of the start, as in `edgedet.export.stage.ExportConfig`.
+    ranges: how the ranges that training starts from are found; ``auto`` tries all four on held-out images.
+    images: of the ranges split that they are found on.
+    held_out: more of them, to choose by.
     learn_scales: the scales of activations are trained too.
     training: mixed precision is off, because float32 holds the sums of integers exactly; BatchNorms are folded.
     distillation: from the parent; there are no embeddings to match.
+    gates: what the artifact and all its descendants must hold, besides the parent's.
     """
 
     stage: Literal["qat"]

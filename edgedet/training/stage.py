@@ -36,7 +36,10 @@ from edgedet.training.losses import Objective, supervised
 class TrainRecipe(Config, frozen=True, kw_only=True):
     """``stage = "train"``: which detector, from which pixels, trained how, and what its descendants must hold.
 
+    detector: which network.
     preprocess: changes to the detector's published input, key by key.
+    training: how it is trained.
+    gates: what the artifact and all its descendants must hold.
     published: the figures of the source, as data; nothing is computed from them.
     """
 
