@@ -11,7 +11,8 @@ import torch
 from edgedet import artifact as artifacts
 from edgedet import models
 from edgedet.artifact import Artifact, DetectorSpec, Gate, Manifest
-from edgedet.compress.teacher import Distillation, Listener, ask, require_flips_only
+from edgedet.compress.patches import listener, require_same_places
+from edgedet.compress.teacher import Distillation, ask, require_flips_only
 from edgedet.data.index import Index
 from edgedet.evaluate.assess import inherited
 from edgedet.models.pixels import PixelModel
@@ -40,12 +41,13 @@ class DistillRecipe(Config, frozen=True, kw_only=True):
 
 
 def run(config: DistillRecipe, parent: Artifact, data: Index, out: Path, *, resume: bool = False) -> Artifact:
-    """Train a student on the labels and on the logits and embeddings of the teacher `parent`.
+    """Train a student on the labels and on the logits and embeddings of the teacher `parent`, or on its patches.
 
     Raises:
+        ModelError: patches are to be learned, and student or teacher has none, or they do not fit.
         ArtifactError: `out` exists, or the teacher is no checkpoint.
-        TrainingError: the augmentation has views that the teacher was not asked about, or an unfinished run lies beside `out`
-            and `resume` is not set.
+        TrainingError: the augmentation has views that the teacher was not asked about, patches are to be learned of pixels that
+            the teacher does not see, or an unfinished run lies beside `out` and `resume` is not set.
         Interrupted: stopped by a signal; `resume` goes on.
     """
     artifacts.check_free(out)
@@ -55,10 +57,14 @@ def run(config: DistillRecipe, parent: Artifact, data: Index, out: Path, *, resu
     preprocess = stage.adjusted(models.lookup(config.detector.name).preprocess, config.preprocess)
     torch.manual_seed(config.training.seed)
     student = PixelModel(models.create(config.detector), preprocess)
+    by_patch = config.distillation.patch_weight > 0
+    if by_patch:
+        require_same_places(parent, student, config.detector.name)
     with group() as processes:
-        answers = processes.leader_first(lambda: ask(parent, data.split("train"), amp=config.training.amp))
+        train = data.split("train")
+        answers = processes.leader_first(lambda: ask(parent, train, amp=config.training.amp, patches=by_patch))
         sets = stage.open_sets(data, preprocess, config.training, processes)
-        objective = Listener(student, config.detector.name, answers, config.training, config.distillation)
+        objective = listener(student, config.detector.name, answers, config.training, config.distillation)
         result = stage.train(objective, config.training, sets, out, processes, resume=resume, title="distill")
         if processes.leads:
             extra = {"best_epoch": result.best_epoch}

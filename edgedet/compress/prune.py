@@ -25,8 +25,9 @@ from edgedet.compress import removal
 from edgedet.compress.groups import Found, Kind, find
 from edgedet.compress.groups import Group as DepGroup
 from edgedet.compress.importance import Importance, Losses, no_losses, scores
+from edgedet.compress.patches import listener, require_same_places
 from edgedet.compress.proof import proven
-from edgedet.compress.teacher import Answers, Distillation, Listener, ask, require_flips_only
+from edgedet.compress.teacher import Answers, Distillation, ask, require_flips_only
 from edgedet.data.dataset import ImageSet
 from edgedet.data.index import Index
 from edgedet.errors import NothingToPrune, RecipeError
@@ -108,14 +109,16 @@ def run(
     require_flips_only(config.training)
     if config.cost == "latency" and cost is None:
         raise RecipeError("`cost = \"latency\"` needs the function that measures it: give `cost`, or prune by MACs")
-    model = models.build(parent)
+    model, guide, by_patch = models.build(parent), teacher or parent, config.distillation.patch_weight > 0
+    if by_patch:
+        require_same_places(guide, model, parent.manifest.detector.name)
     with group() as processes:
         work = stage.begin(out, processes, resume=resume)
         job = _Job(
             config=config,
             name=parent.manifest.detector.name,
             measure=cost or macs,
-            answers=processes.leader_first(lambda: ask(teacher or parent, data.split("train"), amp=config.training.amp)),
+            answers=processes.leader_first(lambda: ask(guide, data.split("train"), amp=config.training.amp, patches=by_patch)),
             sets=stage.open_sets(data, model.preprocess, config.training, processes),
             parent=parent.digest,
             work=work,
@@ -241,7 +244,7 @@ class _Job:
     def teach(self, model: PixelModel, step: int) -> None:
         """Fine-tune on labels and on the teacher's answers."""
         config = self.config
-        objective = Listener(model, self.name, self.answers, config.training, config.distillation)
+        objective = listener(model, self.name, self.answers, config.training, config.distillation)
         out = self.work / f"step{step + 1}"
         title = f"prune {step + 1}/{config.steps}"
         stage.train(objective, config.training, self.sets, out, self.processes, resume=self.resume, title=title)

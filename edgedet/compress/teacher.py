@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import zipfile
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -24,6 +25,7 @@ from edgedet.data.index import Index
 from edgedet.data.parallel import tracked
 from edgedet.data.store import cache_root, writing_file
 from edgedet.errors import TrainingError
+from edgedet.models.patches import PatchGrid, grid_of, pooled
 from edgedet.models.pixels import PixelModel
 from edgedet.recipe import Config
 from edgedet.training.config import TrainingConfig
@@ -40,23 +42,34 @@ class Distillation(Config, frozen=True, kw_only=True):
     logit_weight: share of the teacher's logits in the loss, the rest are labels.
     feature_weight: weight of matching the teacher's embedding (the classifier's input) through a learned projection, by
         cosine distance; after Romero et al., FitNets, ICLR 2015.
+    patch_weight: share of the teacher's logits of patches in the loss (`edgedet.compress.patches`), the rest is all of the
+        above; 1 for these alone, as Tiny-LaDeDa learns: then no label is read.
     """
 
     temperature: Annotated[float, msgspec.Meta(gt=0)] = 2.0
     logit_weight: Share = 0.8
     feature_weight: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    patch_weight: Share = 0.0
+
+    def __post_init__(self) -> None:
+        if self.patch_weight == 1 and self.feature_weight:
+            raise ValueError("`patch_weight` is 1, which leaves nothing to `feature_weight`: lower it, or set the other to 0")
 
 
 @dataclass(frozen=True)
 class Answers:
     """A teacher's answers: logits float32 (N, views) and embeddings float16 (N, views, D); views: as is, mirrored.
 
+    patches: where they were asked for, the logits of its patches, float16 (N, views, h, w). Of LaDeDa at 224 pixels these are
+        27 x 27, 2.9 kB an image, a third of what its embeddings take. grid: which pixels they are of.
     key: of the teacher and of the images.
     """
 
     logits: npt.NDArray[np.float32]
     embeddings: npt.NDArray[np.float16]
     key: str = ""
+    patches: npt.NDArray[np.float16] | None = None
+    grid: PatchGrid | None = None
 
 
 class Listener(Objective):
@@ -66,8 +79,10 @@ class Listener(Objective):
         can only listen to logits.
 
     Raises:
-        TrainingError: embeddings are to be matched and `name` is None.
+        TrainingError: embeddings are to be matched and `name` is None, or patches, which `edgedet.compress.patches` does.
     """
+
+    hears_patches = False
 
     def __init__(
         self, model: nn.Module, name: str | None, answers: Answers, config: TrainingConfig, distillation: Distillation
@@ -75,6 +90,8 @@ class Listener(Objective):
         super().__init__(model)
         self.config, self.distillation = config, distillation
         self.answers = answers
+        if distillation.patch_weight and not self.hears_patches:
+            raise TrainingError("this student has no logits of patches to match: set distillation.patch_weight to 0")
         # Without a weight there is no gradient, which distribution refuses: then there is no projection.
         self.project: nn.Module | None = None
         if distillation.feature_weight:
@@ -91,18 +108,27 @@ class Listener(Objective):
 
     def loss(self, batch: Batch) -> Tensor:
         """Labels, logits and embeddings, weighted; a scalar."""
-        positions, views = batch.positions.cpu().numpy(), batch.flipped.cpu().numpy().astype(np.int64)
-        theirs = torch.from_numpy(self.answers.logits[positions, views]).to(batch.labels.device)
-        with self._watched() as seen:
-            logits = self.model(batch.pixels).float()
+        with self.watched() as seen:
+            logits = self.model(batch.pixels)
+        return self.heard(batch, logits.float(), seen)
+
+    def heard(self, batch: Batch, logits: Tensor, seen: Sequence[Tensor]) -> Tensor:
+        """The loss of logits (B,) and, where they are matched, of the embeddings `seen` (B, D); a scalar."""
+        theirs = self.theirs(batch, self.answers.logits)
         loss = (1 - self.distillation.logit_weight) * label_loss(logits, batch.labels, self.config)
         loss = loss + self.distillation.logit_weight * logit_distance(logits, theirs, self.distillation.temperature)
         if self.project is not None:
-            wanted = torch.from_numpy(self.answers.embeddings[positions, views].astype(np.float32)).to(batch.labels.device)
+            wanted = self.theirs(batch, self.answers.embeddings)
             loss = loss + self.distillation.feature_weight * embedding_distance(self.project(seen[0]).float(), wanted)
         return loss
 
-    def _watched(self) -> AbstractContextManager[list[Tensor]]:
+    def theirs(self, batch: Batch, answers: npt.NDArray[Any]) -> Tensor:
+        """What `answers` (N, views, ...) has for the images of `batch` as they are seen, float32 (B, ...)."""
+        positions, views = batch.positions.cpu().numpy(), batch.flipped.cpu().numpy().astype(np.int64)
+        return torch.from_numpy(answers[positions, views].astype(np.float32)).to(batch.labels.device)
+
+    def watched(self) -> AbstractContextManager[list[Tensor]]:
+        """The embeddings (B, D) of the forward passes made inside the block, where they are matched."""
         if self.project is None:
             return nullcontext([])
         assert isinstance(self.model, PixelModel)
@@ -118,18 +144,26 @@ def logit_distance(student: Tensor, teacher: Tensor, temperature: float) -> Tens
     return F.binary_cross_entropy_with_logits(student / temperature, soft) * temperature**2
 
 
-def ask(teacher: Artifact, data: Index, *, amp: bool = True) -> Answers:
+def ask(teacher: Artifact, data: Index, *, amp: bool = True, patches: bool = False) -> Answers:
     """The answers of a checkpoint for the training images `data`, computed once and kept in the cache folder.
 
     They are keyed by the teacher's digest, the precision, and the content of the images, in order.
+
+    patches: with the logits of its patches.
+
+    Raises:
+        ModelError: patches of a teacher that has none.
     """
-    key = _key(teacher, data, amp)
+    key = _key(teacher, data, f"{amp} patches" if patches else f"{amp}")
     path = cache_root() / "answers" / f"{key}.npz"
     found = _load(path, len(data), key)
     if found is None:
-        found = Answers(*_answers(teacher, data, amp), key)
+        found = replace(_answers(teacher, data, amp=amp, patches=patches), key=key)
+        kept: dict[str, Any] = {"logits": found.logits, "embeddings": found.embeddings}
+        if found.patches is not None and found.grid is not None:
+            kept |= {"patches": found.patches, "grid": np.array([found.grid.field, found.grid.stride])}
         with writing_file(path) as file:
-            np.savez(file, logits=found.logits, embeddings=found.embeddings)
+            np.savez(file, **kept)
     return found
 
 
@@ -138,6 +172,8 @@ def _load(path: Path, count: int, key: str) -> Answers | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             answers = Answers(kept["logits"], kept["embeddings"], key)
+            if "patches" in kept:
+                answers = replace(answers, patches=kept["patches"], grid=PatchGrid(*map(int, kept["grid"])))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return answers if len(answers.logits) == len(answers.embeddings) == count else None
@@ -156,27 +192,33 @@ def require_flips_only(config: TrainingConfig) -> None:
         )
 
 
-def _key(teacher: Artifact, data: Index, amp: bool) -> str:
-    digest = hashlib.sha256(f"{teacher.digest} {amp}".encode())
+def _key(teacher: Artifact, data: Index, how: str) -> str:
+    digest = hashlib.sha256(f"{teacher.digest} {how}".encode())
     for position in range(len(data)):
         digest.update(data.content(position).encode())
     return digest.hexdigest()[:32]
 
 
 @torch.inference_mode()
-def _answers(teacher: Artifact, data: Index, amp: bool) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float16]]:
+def _answers(teacher: Artifact, data: Index, *, amp: bool, patches: bool) -> Answers:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = models.build(teacher).to(device)
-    images = open_set(data, teacher.manifest.preprocess)
+    size = teacher.manifest.preprocess
+    images = open_set(data, size)
     classifier = models.classifier_of(model.net, teacher.manifest.detector.name)
+    grid = grid_of(model.net, teacher.manifest.detector.name) if patches else None
     logits = np.empty((len(images), 2), np.float32)
     embeddings = np.empty((len(images), 2, classifier.in_features), np.float16)
+    maps = None if grid is None else np.empty((len(images), 2, grid.count(size.height), grid.count(size.width)), np.float16)
     kind = torch.bfloat16 if device.type == "cpu" else torch.float16
     batches = tracked(in_batches(images, _BATCH), total=math.ceil(len(images) / _BATCH), title="ask the teacher")
     with watched(classifier) as seen, torch.autocast(device.type, kind, enabled=amp):
         for positions, pixels in batches:
             batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
             for view, views_pixels in enumerate((batch, batch.flip(2))):
-                logits[positions, view] = model(views_pixels).float().cpu().numpy()
-                embeddings[positions, view] = seen.pop().float().cpu().numpy()
-    return logits, embeddings
+                found = model.outputs(views_pixels) if patches else {"logit": model(views_pixels)}
+                logits[positions, view] = found["logit"].float().cpu().numpy()
+                embeddings[positions, view] = pooled(seen.pop()).float().cpu().numpy()
+                if maps is not None:
+                    maps[positions, view] = found["patches"].float().cpu().numpy()
+    return Answers(logits, embeddings, patches=maps, grid=grid)

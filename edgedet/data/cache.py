@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -58,9 +58,17 @@ class PixelCache:
         return cls(found, path)
 
 
+def same_pixels(one: Preprocess, other: Preprocess) -> bool:
+    """Whether both make the same pixels of every image; what is done to them inside the network may differ."""
+    return _geometry(one) == _geometry(other)
+
+
+def _geometry(preprocess: Preprocess) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.to_builtins(preprocess).items() if name not in _NOT_PIXELS}
+
+
 def _key(index: Index, preprocess: Preprocess) -> str:
-    geometry = {name: value for name, value in msgspec.to_builtins(preprocess).items() if name not in _NOT_PIXELS}
-    digest = hashlib.sha256(msgspec.json.encode([geometry, PIL.__version__], order="sorted"))
+    digest = hashlib.sha256(msgspec.json.encode([_geometry(preprocess), PIL.__version__], order="sorted"))
     for position in range(len(index)):
         digest.update(index.content(position).encode())
     return digest.hexdigest()[:32]

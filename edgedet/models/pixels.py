@@ -25,6 +25,7 @@ class PixelModel(nn.Module):
     deploy(): the network in the form that is exported, with the same logits: branches merged, samples frozen. Its own is kept.
     outputs(x): ``{"logit": ..., name: ...}``: its forward pass, and what it gives besides, maps (B, h, w) or numbers (B,).
     penalty(images): a scalar that is added to the loss of every batch when it is trained on so many images.
+    patch_grid: which pixels the logits in its output ``patches`` are of (`edgedet.models.patches`).
     """
 
     mean: Tensor

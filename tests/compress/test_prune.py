@@ -117,6 +117,7 @@ FAMILIES = [
     ("edge32-teacher", 16, {}),
     ("npr", 32, {}),
     ("ram-net", 32, {}),
+    ("ladeda", 32, {}),
     ("efficientnet-lite0", 32, {}),
     ("timm/mobilenetv4_conv_small", 32, {}),
     ("timm/test_efficientnet", 32, {}),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgedet.data.cache import PixelCache
+from edgedet.data.cache import PixelCache, same_pixels
 from edgedet.data.index import Index, Row
 from edgedet.errors import DataError
 from edgedet.preprocess import Preprocess
@@ -98,3 +98,10 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
 def test_an_empty_index_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="empty"):
         PixelCache.open(Index(tmp_path, ()), SQUARE, root=tmp_path / "cache")
+
+
+def test_what_is_done_inside_the_network_leaves_the_pixels_the_same() -> None:
+    inside = Preprocess(geometry="resize_squash", height=8, width=12, mean=(0, 0, 0), std=(1, 1, 1))
+    assert same_pixels(SQUARE, inside)
+    assert not same_pixels(SQUARE, Preprocess(geometry="resize_squash", height=8, width=12, interpolation="bicubic"))
+    assert not same_pixels(SQUARE, Preprocess(geometry="crop_only", height=8, width=12))
