@@ -15,12 +15,13 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, NamedTuple, Union
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
 from edgedet.errors import ImageError
 from edgedet.recipe import Config
@@ -43,6 +44,9 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+_SUBSAMPLING = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
+"""Pillow's numbers for them."""
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Channel = tuple[float, float, float]
@@ -147,10 +151,26 @@ def decode(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Ima
         raise ImageError(f"{name}: damaged image: {type(error).__name__}: {error}") from error
 
 
-def header(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[str, Mapping[int, Sequence[int]] | None]:
-    """The container of a file that :func:`decode` takes, and its JPEG quantization tables, None when it has none."""
+class Header(NamedTuple):
+    """What a file says of how it was encoded.
+
+    container: Pillow's name of the format. orientation: of EXIF, 1 (upright) to 8; :func:`decode` applies it.
+    tables, subsampling: the quantization tables (zigzag undone) and the chroma subsampling of a JPEG; None when there are none.
+    """
+
+    container: str
+    tables: Mapping[int, Sequence[int]] | None = None
+    subsampling: str | None = None
+    orientation: int = 1
+
+
+def header(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Header:
+    """The header of a file that :func:`decode` takes."""
     with opened(data, max_pixels=max_pixels) as image:
-        return image.format or "", getattr(image, "quantization", None)
+        container, orientation = image.format or "", image.getexif().get(ExifTags.Base.Orientation, 1)
+        if not isinstance(image, JpegImageFile):
+            return Header(container, orientation=orientation)
+        return Header(container, image.quantization, _SUBSAMPLING.get(get_sampling(image)), orientation)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from edgedet.errors import ImageError, RecipeError
-from edgedet.preprocess import Preprocess, centre_crop, decode, enlarge
+from edgedet.preprocess import Preprocess, centre_crop, decode, enlarge, header
 from edgedet.recipe import convert
 
 GEOMETRIES = {
@@ -118,6 +118,19 @@ def test_exif_orientation_is_applied() -> None:
     """Orientation 6: the stored image is to be turned clockwise by a quarter."""
     stored = np.asarray(Image.open(io.BytesIO(hostile.rotated())))
     assert np.array_equal(np.asarray(decode(hostile.rotated())), np.rot90(stored, -1))
+
+
+def test_a_header_says_how_a_file_was_encoded() -> None:
+    photo = Image.new("RGB", (32, 16), "teal")
+    found = header(hostile.encoded(photo, "JPEG", quality=90, subsampling="4:2:2"))
+    assert (found.container, found.subsampling, found.orientation) == ("JPEG", "4:2:2", 1)
+    assert found.tables is not None
+    assert found.tables[0][:3] == [3, 2, 2]  # table K.1 begins 16, 11, 10: a fifth of it at quality 90
+    grey = header(hostile.encoded(photo.convert("L"), "JPEG"))
+    assert grey.subsampling is None
+    assert grey.tables is not None
+    assert header(hostile.encoded(photo, "PNG")) == ("PNG", None, None, 1)
+    assert header(hostile.rotated()).orientation == 6
 
 
 @pytest.mark.parametrize("container", ["GIF", "WEBP", "TIFF"])

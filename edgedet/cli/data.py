@@ -1,17 +1,19 @@
-"""Data sets: ``edgedet data scan | audit | control | simulate``."""
+"""Data sets: ``edgedet data scan | audit | control | simulate | reconstruct``."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from edgedet import recipe
 from edgedet.artifact import check_free
-from edgedet.cli.common import Json, data_of, show, table, valid, warn
-from edgedet.data.index import Index
+from edgedet.cli.common import Json, Out, Resume, data_of, show, table, valid, warn
+from edgedet.data.index import REAL, Index
 from edgedet.errors import UsageError
 from edgedet.recipe import convert
 
@@ -26,6 +28,7 @@ def register(app: typer.Typer) -> None:
     data.command("audit")(audit_set)
     data.command("control")(control_set)
     data.command("simulate")(simulate_set)
+    data.command("reconstruct")(reconstruct_photos)
     app.add_typer(data, name="data")
 
 
@@ -43,10 +46,7 @@ def scan_folder(
 
     result = scan_data(source, label_map=_label_map(label or []), seed=seed, keep_leaks=keep_leaks)
     result.index.save(out)
-    for path, reason in result.errors[:20]:
-        warn(f"left out: {path}: {reason}")
-    if len(result.errors) > 20:
-        warn(f"left out: {len(result.errors) - 20} more; --json lists all")
+    _warn_of(result.errors)
     verb = "kept" if keep_leaks else "dropped"
     summary = (
         f"{out}: {len(result.index):,} images, {len(result.errors):,} that cannot be read, "
@@ -55,7 +55,7 @@ def scan_folder(
     record = {
         "index": str(out),
         "images": len(result.index),
-        "errors": [{"path": valid(path), "reason": valid(reason)} for path, reason in result.errors],
+        "errors": _listed(result.errors),
         "leaks": [{"path": valid(leak.path), "same_as": valid(leak.first_path)} for leak in result.leaks],
         "layout": result.layout,
     }
@@ -143,6 +143,59 @@ def simulate_set(
     show(_counts(index), f"{out}: {len(index):,} images", json=json, record={"out": str(out), "images": len(index)})
 
 
+def reconstruct_photos(
+    photos: Annotated[Path, typer.Argument(help="A folder of photographs, an index or an archive; only reals are used.")],
+    autoencoder: Annotated[
+        list[str],
+        typer.Option(
+            "--autoencoder",
+            metavar="[NAME=]PATH",
+            help="A folder with config.json and safetensors, NAME_encoder.safetensors, or a folder of such; may be repeated.",
+        ),
+    ],
+    out: Out,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="scale, quality, largest ...")] = None,
+    crop: Annotated[int | None, typer.Option(help="Side of square crops; whole photographs when left out.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Each photograph through all autoencoders, not a drawn one.")] = False,
+    old_grid: Annotated[str | None, typer.Option(help="Of a photograph's own JPEG: downscale it away, or align to it.")] = None,
+    jpeg: Annotated[str | None, typer.Option(help="Quality of both sides: draw it, or take the photo's own tables.")] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", help="Another folder name, as in photos=real.")] = None,
+    resume: Resume = False,
+    json: Json = None,
+) -> None:
+    """Make aligned fakes: photographs through latent autoencoders, each pair of one size, codec and quality.
+
+    Sides are cut to multiples of 8, which is what an autoencoder takes.
+    """
+    check_free(out)
+    from edgedet.data.archive import scan_data
+    from edgedet.models import autoencoder as autoencoders
+    from edgedet.models.reconstruct import ReconstructConfig, run
+
+    options = {"crop": crop, "every": "true" if every else None, "old_grid": old_grid, "jpeg": jpeg}
+    given = [f"{key}={value}" for key, value in options.items() if value is not None]
+    config = recipe.parse("", ReconstructConfig, source="edgedet data reconstruct", overrides=[*given, *(overrides or ())])
+    found = autoencoders.sources(autoencoder)
+    scanned = scan_data(photos, label_map=_label_map(label or []), unlabelled=REAL, seed=config.seed)
+    made = run(config, scanned, found, out, resume=resume)
+    _warn_of(made.left_out)
+    summary = f"{out}: {len(made.entries):,} images, {len(made.left_out):,} photographs left out (left_out.csv)"
+    record = {"out": str(out), "images": len(made.entries), "left_out": _listed(made.left_out)}
+    counts = Counter((entry.split, "fake" if entry.label else "real", entry.generator) for entry in made.entries)
+    show(_table_of(counts), summary, json=json, record=record)
+
+
+def _warn_of(left_out: Sequence[tuple[str, str]]) -> None:
+    for path, reason in left_out[:20]:
+        warn(f"left out: {path}: {reason}")
+    if len(left_out) > 20:
+        warn(f"left out: {len(left_out) - 20} more; --json lists all")
+
+
+def _listed(left_out: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"path": valid(path), "reason": valid(reason)} for path, reason in left_out]
+
+
 def _label_map(pairs: list[str]) -> dict[str, int]:
     meanings = {"real": 0, "fake": 1}
     found: dict[str, int] = {}
@@ -155,6 +208,11 @@ def _label_map(pairs: list[str]) -> dict[str, int]:
 
 
 def _counts(index: Index) -> Table:
+    counts: Counter[tuple[str, str, str]]
     counts = Counter((row.split or "-", "fake" if row.label else "real", row.generator or "-") for row in index.rows)
+    return _table_of(counts)
+
+
+def _table_of(counts: Counter[tuple[str, str, str]]) -> Table:
     rows = [(*key, f"{count:,}") for key, count in sorted(counts.items())]
     return table("images", ("split", "label", "generator", "images"), rows, right=("images",))

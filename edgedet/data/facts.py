@@ -40,8 +40,8 @@ def facts_of(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Facts:
         pixels = decode(data, max_pixels=max_pixels)
     except ImageError as error:
         return Facts(error=" ".join(str(error).removeprefix("<bytes>: ").split()))
-    container, tables = header(data, max_pixels=max_pixels)
-    return Facts(pixels.width, pixels.height, container, jpeg_quality(tables), hashlib.sha256(data).hexdigest())
+    found = header(data, max_pixels=max_pixels)
+    return Facts(pixels.width, pixels.height, found.container, jpeg_quality(found.tables), hashlib.sha256(data).hexdigest())
 
 
 def jpeg_quality(tables: Mapping[int, Sequence[int]] | None) -> int | None:

@@ -27,7 +27,7 @@ EXTENSIONS = frozenset(
 )
 TABLES = ("index.csv", "manifest.csv")
 
-_SPLITS: MappingProxyType[str, Split] = MappingProxyType(
+SPLIT_NAMES: MappingProxyType[str, Split] = MappingProxyType(
     {
         "train": "train", "training": "train",
         "ranges": "ranges", "calibration": "ranges",
@@ -59,8 +59,10 @@ class Listing:
     ignored: Counter[str] = field(default_factory=Counter)
 
 
-def listing(source: Path, labels: LabelMap) -> Listing:
+def listing(source: Path, labels: LabelMap, *, unlabelled: int | None = None) -> Listing:
     """The images of `source`, a folder or a table.
+
+    unlabelled: the label of all images of a folder in which no folder's name is a label's.
 
     Raises:
         DataError: there is nothing at `source`, or a table without the columns it needs.
@@ -68,7 +70,7 @@ def listing(source: Path, labels: LabelMap) -> Listing:
     """
     if source.is_dir():
         table = _table_in(source)
-        return _from_table(table, labels) if table else _from_folders(source, labels)
+        return _from_table(table, labels) if table else _from_folders(source, labels, unlabelled)
     if not source.exists():
         raise DataError(f"{source}: no such file or folder")
     return _from_table(source, labels)
@@ -83,19 +85,20 @@ def _table_in(folder: Path) -> Path | None:
     return _table_in(inside[0]) if len(inside) == 1 and inside[0].is_dir() and not inside[0].is_symlink() else None
 
 
-def _from_folders(root: Path, labels: LabelMap) -> Listing:
+def _from_folders(root: Path, labels: LabelMap, unlabelled: int | None) -> Listing:
     found = Listing(root.resolve(), "folders")
-    known: dict[str, Row] = {}
-    for path in sorted(_images(found)):
-        folder = path.rpartition("/")[0]
-        if folder not in known:
-            known[folder] = _row_of_folder(root, folder, labels)
-        like = known[folder]
+    paths = sorted(_images(found))
+    folders = dict.fromkeys(path.rpartition("/")[0] for path in paths)
+    if any(labels.get(name) is not None for folder in folders for name in PurePosixPath(folder).parts):
+        unlabelled = None
+    known = {folder: _row_of_folder(root, folder, labels, unlabelled) for folder in folders}
+    for path in paths:
+        like = known[path.rpartition("/")[0]]
         found.rows.append(Row(path=path, label=like.label, generator=like.generator, split=like.split))
     return found
 
 
-def _row_of_folder(root: Path, folder: str, labels: LabelMap) -> Row:
+def _row_of_folder(root: Path, folder: str, labels: LabelMap, unlabelled: int | None) -> Row:
     """What the names on the way to `folder` say; the outermost that is neither split nor label is the generator."""
     split: Split = ""
     label: int | None = None
@@ -105,10 +108,11 @@ def _row_of_folder(root: Path, folder: str, labels: LabelMap) -> Row:
             label = labels.get(name)
         elif labels.get(name) not in (None, label):
             raise DataError(f"{root / folder}: is below a folder of reals and a folder of fakes; which is it?")
-        elif not split and name.casefold() in _SPLITS:
-            split = _SPLITS[name.casefold()]
+        elif not split and name.casefold() in SPLIT_NAMES:
+            split = SPLIT_NAMES[name.casefold()]
         else:
             generator = generator or name
+    label = unlabelled if label is None else label
     if label is None:
         raise labels.unknown_folder(str(root / folder))
     return Row(path=folder, label=label, generator=generator or _unnamed(label), split=split)
@@ -205,14 +209,14 @@ def _row_of_line(columns: dict[str, int], line: Sequence[str], where: str, label
         raise DataError(f"{where}: has {len(line)} fields, too few for its header")
     value = {what: line[column].strip() for what, column in columns.items()}
     split = value.get("split", "").casefold()
-    if split and split not in _SPLITS:
-        raise DataError(f"{where}: unknown split {value['split']!r}; allowed: {', '.join(_SPLITS)}")
+    if split and split not in SPLIT_NAMES:
+        raise DataError(f"{where}: unknown split {value['split']!r}; allowed: {', '.join(SPLIT_NAMES)}")
     label = labels.of_value(value["label"], where)
     return Row(
         path=value["path"].replace("\\", "/"),
         label=label,
         generator=value.get("generator") or _unnamed(label),
-        split=_SPLITS[split] if split else "",
+        split=SPLIT_NAMES[split] if split else "",
         pair=value.get("pair", ""),
     )
 

@@ -48,6 +48,7 @@ class ScanOptions(TypedDict, total=False):
     """What :func:`scan` can be told, for those that pass it on."""
 
     label_map: Mapping[str, int] | None
+    unlabelled: int | None
     seed: int
     shares: Mapping[Split, Share]
     keep_leaks: bool
@@ -58,6 +59,7 @@ def scan(
     source: str | os.PathLike[str],
     *,
     label_map: Mapping[str, int] | None = None,
+    unlabelled: int | None = None,
     seed: int = 0,
     shares: Mapping[Split, Share] = SHARES,
     keep_leaks: bool = False,
@@ -66,14 +68,15 @@ def scan(
 ) -> ScanResult:
     """Read the data set at `source`, a folder in any layout of `edgedet.data.layouts`, or a table.
 
-    label_map: more names for 0 (real) and 1 (fake). shares: how much to cut for a split that is missing; ``{}`` cuts nothing.
+    label_map: more names for 0 (real) and 1 (fake). unlabelled: the label of all, when no folder's name says one.
+    shares: how much to cut for a split that is missing; ``{}`` cuts nothing.
     cache: a folder where the facts of a listing (paths, sizes, times) are kept, so that a second scan opens no image.
 
     Raises:
         DataError: there is nothing there, no image in it, or no good one.
         UnknownLabel: a folder or value that is neither real nor fake.
     """
-    found = listing(Path(source), LabelMap.extended(label_map))
+    found = listing(Path(source), LabelMap.extended(label_map), unlabelled=unlabelled)
     if not found.rows:
         raise DataError(f"{source}: no images found; {_what_there_is(found.ignored, found.errors)}")
     facts = _facts_of_all([found.root / row.path for row in found.rows], cache, progress)

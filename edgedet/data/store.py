@@ -13,6 +13,9 @@ from typing import BinaryIO
 from edgedet.errors import DataError
 
 CACHE_VARIABLE = "EDGEDET_CACHE"
+IN_CACHE = f"set {CACHE_VARIABLE} to a folder with room"
+ASKED_FOR = "give another folder"
+"""What can be done instead of making room: where derived data is kept, and where a command was told to write."""
 
 
 def cache_root() -> Path:
@@ -32,27 +35,32 @@ def partial(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial-{os.getpid()}-{threading.get_ident()}")
 
 
+def work_folder(out: Path) -> Path:
+    """Where an unfinished run of the stage that writes `out` keeps its state."""
+    return out.with_name(f".{out.name}.work")
+
+
 @contextlib.contextmanager
-def explained(target: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write `target` (disk full, no permission) into a DataError."""
+def explained(target: Path, instead: str = IN_CACHE) -> Iterator[None]:
+    """Turn the operating system's refusal to write `target` (disk full, no permission) into a DataError.
+
+    instead: what can be done other than make room there.
+    """
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"{target}: cannot be written: {error.strerror or error}; "
-            f"make room there, or set {CACHE_VARIABLE} to a folder with room"
-        ) from error
+        raise DataError(f"{target}: cannot be written: {error.strerror or error}; make room there, or {instead}") from error
 
 
 @contextlib.contextmanager
-def writing_file(target: Path) -> Iterator[BinaryIO]:
+def writing_file(target: Path, instead: str = IN_CACHE) -> Iterator[BinaryIO]:
     """A file to write that appears at `target` only when it is complete; otherwise nothing is left behind.
 
     Raises:
         DataError: the folder cannot be written or the disk is full.
     """
     temporary = partial(target)
-    with explained(target):
+    with explained(target, instead):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:

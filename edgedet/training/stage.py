@@ -20,6 +20,7 @@ from edgedet.artifact import GOLDEN, WEIGHTS, Artifact, DetectorSpec, Gate, Gold
 from edgedet.data.dataset import ImageSet, open_set
 from edgedet.data.index import Index
 from edgedet.data.simulate import golden_images
+from edgedet.data.store import work_folder
 from edgedet.errors import TrainingError
 from edgedet.evaluate.assess import assess
 from edgedet.models import structure
@@ -181,11 +182,6 @@ def begin(out: Path, processes: Group, *, resume: bool) -> Path:
 def open_sets(data: Index, preprocess: Preprocess, config: TrainingConfig, processes: Group) -> Sets:
     """:meth:`Sets.open`, decoded by the leading process first, so that the others find the cache."""
     return processes.leader_first(lambda: Sets.open(data, preprocess, config))
-
-
-def work_folder(out: Path) -> Path:
-    """Where an unfinished run of the stage that writes `out` keeps its state."""
-    return out.with_name(f".{out.name}.work")
 
 
 def adjusted(preprocess: Preprocess, changes: Mapping[str, Any], source: str = "preprocess") -> Preprocess:

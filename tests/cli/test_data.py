@@ -115,3 +115,53 @@ def test_a_controlled_copy_is_a_data_set(edgedet, demo, tmp_path):
     refused = edgedet("data", "control", demo.data, "--out", tmp_path / "x", "--size", "30")
     assert refused.code == 1
     assert_one_line(refused.err, "size")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three photographs, one of them damaged, and an autoencoder."""
+    pytest.importorskip("diffusers")
+    import tiny_autoencoder as tiny
+
+    folder = tiny.photographs(tmp_path / "photos", 3)
+    (folder / "002.jpg").write_bytes(b"no photograph")
+    tiny.write(tmp_path, "tiny")
+    return folder
+
+
+def test_photographs_become_pairs_and_what_is_left_out_is_said(edgedet, photos, tmp_path):
+    command = ["data", "reconstruct", photos, "--autoencoder", f"mine={tmp_path}/tiny_encoder.safetensors"]
+    options = ["--crop", "32", "--jpeg", "photo", "quality=[80,80]", "--json", tmp_path / "j"]
+    done = edgedet(*command, *options, "--out", tmp_path / "set")
+    assert done.code == 0
+    assert "4 images, 1 photographs left out (left_out.csv)" in done.out
+    assert "left out: 002.jpg: not an image in a known format" in done.err
+    said = json.loads((tmp_path / "j").read_text())
+    assert said == {
+        "out": str(tmp_path / "set"),
+        "images": 4,
+        "left_out": [{"path": "002.jpg", "reason": "not an image in a known format"}],
+    }
+    scanned = edgedet("data", "scan", tmp_path / "set", "--out", tmp_path / "index.csv")
+    assert "4 images, 0 that cannot be read" in scanned.out
+    rows = Index.load(tmp_path / "index.csv").rows
+    assert {(row.label, row.generator) for row in rows} == {(0, "camera"), (1, "mine")}
+    again = edgedet(*command, "--out", tmp_path / "set")
+    assert again.code == 1
+    assert_one_line(again.err, "set: exists already")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--autoencoder", "{tmp}"], 1, ["crop", "multiple"]),
+        (["--autoencoder", "{tmp}/none"], 1, ["none: no autoencoder there"]),
+        (["--autoencoder", "{tmp}", "old_grid=keep"], 1, ["old_grid"]),
+    ],
+)
+def test_a_reconstruction_that_makes_no_sense_is_one_line(edgedet, photos, tmp_path, options, code, words):
+    crop = "30" if "crop" in words else "32"
+    arguments = [option.format(tmp=tmp_path) for option in options]
+    done = edgedet("data", "reconstruct", photos, *arguments, "--crop", crop, "--out", tmp_path / "set")
+    assert done.code == code
+    assert_one_line(done.err, *words)

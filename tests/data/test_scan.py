@@ -79,6 +79,16 @@ def test_an_unknown_name_is_refused_and_can_be_mapped(tmp_path: Path) -> None:
         scan(tmp_path, label_map={"synthetic": 2})
 
 
+def test_photographs_need_no_label_where_that_is_said_and_no_folder_has_one(tmp_path: Path) -> None:
+    result = scan(put(tmp_path, ["0.jpg", "holiday/1.jpg", "holiday/test/2.jpg"]), unlabelled=0, shares={})
+    assert said(result) == {
+        ("0.jpg", 0, "real", "train"), ("holiday/1.jpg", 0, "holiday", "train"), ("holiday/test/2.jpg", 0, "holiday", "test"),
+    }  # fmt: skip
+    put(tmp_path, ["fake/3.jpg"], seed=1)
+    with pytest.raises(UnknownLabel, match="holds images, but no folder name"):
+        scan(tmp_path, unlabelled=0)
+
+
 def test_a_folder_cannot_be_both(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="which is it"):
         scan(put(tmp_path, ["real/fake/0.png"]))
