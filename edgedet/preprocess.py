@@ -66,6 +66,8 @@ class Preprocess(Config, frozen=True, kw_only=True):
     antialias: whether shrinking averages over all pixels, as Pillow does, or samples points, as OpenCV does.
     fill: how ``crop_only`` enlarges what is smaller than the crop: by mirrored edges, or by repetition.
     multiple: what both sides must be a multiple of.
+    patch: for ``native`` and a detector that reads square patches of this side (:mod:`edgedet.patches`): a smaller image is
+        filled up to one patch, as `fill` says.
     mean, std: applied inside the graph, to pixels in [0, 1].
     max_pixels: a file with more is refused before it is decoded.
     """
@@ -78,6 +80,7 @@ class Preprocess(Config, frozen=True, kw_only=True):
     antialias: bool = True
     fill: Literal["pad", "tile"] = "tile"
     multiple: Positive = 1
+    patch: Positive | None = None
     mean: Channel = (0.5, 0.5, 0.5)
     std: Channel = (0.5, 0.5, 0.5)
     max_pixels: Positive = DEFAULT_MAX_PIXELS
@@ -90,6 +93,8 @@ class Preprocess(Config, frozen=True, kw_only=True):
                 raise ValueError(f"`resize` is {self.resize}, smaller than the crop {self.height}x{self.width}")
         elif self.resize is not None:
             raise ValueError(f"`resize` has no meaning with geometry `{self.geometry}`: remove it")
+        if self.patch is not None and self.geometry != "native":
+            raise ValueError(f"`patch` has no meaning with geometry `{self.geometry}`: remove it")
         if min(self.std) <= 0:
             raise ValueError(f"`std` must be positive, got {self.std}")
         if self.geometry != "native" and (self.height % self.multiple or self.width % self.multiple):
@@ -120,7 +125,8 @@ class Preprocess(Config, frozen=True, kw_only=True):
         elif self.geometry == "crop_only":
             return centre_crop(enlarge(np.array(image), self.height, self.width, self.fill), self.height, self.width)
         else:
-            return _trim(np.array(image), self.multiple)
+            least = self.patch or 1
+            return _trim(enlarge(np.array(image), least, least, self.fill), self.multiple)
         return np.array(image)
 
 

@@ -201,6 +201,16 @@ def test_small_images_are_tiled_or_mirrored_without_resampling() -> None:
     assert enlarge(pixels, 2, 2, "pad") is pixels
 
 
+def test_native_is_filled_up_to_a_patch() -> None:
+    pixels = hostile.photo(10, 66)
+    native = Preprocess(geometry="native", patch=16, fill="pad")
+    found = native(pixels)
+    assert found.shape == (16, 66, 3)
+    assert np.array_equal(found[3:13], pixels)
+    assert np.array_equal(found[:3], pixels[2::-1])  # mirrored
+    assert np.array_equal(native(hostile.photo(40, 16)), hostile.photo(40, 16))
+
+
 def test_native_is_trimmed_to_a_multiple() -> None:
     pixels = hostile.photo(49, 66)
     native = Preprocess(geometry="native", multiple=4)
@@ -215,6 +225,7 @@ def test_native_is_trimmed_to_a_multiple() -> None:
         ({"geometry": "resize_shorter_crop"}, "needs `resize`"),
         ({"geometry": "resize_shorter_crop", "resize": 100}, "smaller than the crop 224x224"),
         ({"resize": 256}, "no meaning"),
+        ({"patch": 224}, "`patch` has no meaning with geometry `resize_squash`"),
         ({"std": [0.5, 0, 0.5]}, "`std` must be positive"),
         ({"height": 30, "multiple": 4}, "no multiple"),
         ({"height": 0}, "height"),
