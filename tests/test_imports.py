@@ -30,6 +30,7 @@ NEEDS_TORCH = (
     "edgedet.explain",
     "edgedet.export.anchor",
     "edgedet.export.onnx",
+    "edgedet.export.patchwise",
     "edgedet.runtime.torch",
 )
 # A runtime for checkpoints rebuilds their network; it does so only once it is asked to load one.

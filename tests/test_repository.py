@@ -46,6 +46,7 @@ COVERED = {
     "evaluate/tables": "tests/cli/test_measure.py",
     "export/compile_child": "tests/export/test_compile.py",
     "export/deploy": "tests/cli/test_deploy.py",
+    "export/graphs": "tests/export/test_patchwise.py",
     "export/stage": "tests/export/test_export_stage.py",
     "export/tensorrt_child": "tests/export/test_tensorrt.py",
     "metrics/figures": "tests/test_metrics.py",

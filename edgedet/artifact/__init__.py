@@ -26,6 +26,7 @@ from edgedet.artifact.manifest import (
     Graph,
     Kind,
     Manifest,
+    Role,
 )
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "Graph",
     "Kind",
     "Manifest",
+    "Role",
     "check_free",
     "sha256_of",
     "tool_versions",

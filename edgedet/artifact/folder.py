@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedet.artifact.golden import GOLDEN, Golden
-from edgedet.artifact.manifest import MANIFEST, Ancestor, Kind, Manifest, parse_manifest
+from edgedet.artifact.manifest import MANIFEST, Ancestor, Kind, Manifest, Role, parse_manifest
 from edgedet.errors import ArtifactError, DigestMismatch
 
 WEIGHTS = "weights.safetensors"
@@ -80,11 +80,27 @@ class Artifact:
         """The one ONNX graph or engine.
 
         Raises:
-            ArtifactError: a checkpoint has none.
+            ArtifactError: a checkpoint has none, a detector that reads patches has two.
         """
-        if not self.manifest.graphs:
+        return self.graph_of("whole")
+
+    def graph_of(self, role: Role) -> Path:
+        """The ONNX graph or engine of that role.
+
+        Raises:
+            ArtifactError: a checkpoint has none, others may not have this one.
+        """
+        graphs = {graph.role: graph.file for graph in self.manifest.graphs}
+        if not graphs:
             raise ArtifactError(f"{self.path}: a {self.manifest.kind} has no graph to run: `edgedet export` makes one from it")
-        return self.file(self.manifest.graphs[0].file)
+        if role not in graphs:
+            raise ArtifactError(f"{self.path}: its graphs are {' and '.join(sorted(graphs))}, expected {role}")
+        return self.file(graphs[role])
+
+    @property
+    def is_patchwise(self) -> bool:
+        """Whether it has an encoder of patches and an aggregator, instead of one graph or none."""
+        return sorted(graph.role for graph in self.manifest.graphs) == ["aggregator", "encoder"]
 
     @property
     def model_bytes(self) -> int:

@@ -18,6 +18,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 
 Kind = Literal["checkpoint", "onnx", "engine"]
+Role = Literal["whole", "encoder", "aggregator"]
 Figures = dict[str, Any]
 """Measured figures as plain data: ``{"balanced_accuracy": {"value": .97, "low": .96, "high": .98, "n": 1000}, ...}``."""
 
@@ -131,9 +132,15 @@ class Built(Config, frozen=True, kw_only=True):
 
 
 class Graph(Config, frozen=True, kw_only=True):
-    """One ONNX graph or engine of the artifact; `built` is the engine's."""
+    """One ONNX graph or engine of the artifact; `built` is the engine's.
+
+    role: ``whole`` takes images and gives logits. A detector that reads patches of images of any size has two graphs: the
+        ``encoder`` takes a batch of patches and gives features (P, F), the ``aggregator`` takes those of one image (1, P, F)
+        and gives its logit.
+    """
 
     file: str
+    role: Role = "whole"
     inputs: dict[str, list[int | str]]
     outputs: list[str]
     opset: int | None = None

@@ -15,6 +15,7 @@ from edgedet.bench.scenarios import Cycle, Runner
 from edgedet.data.index import Index
 from edgedet.data.parallel import usable_cores
 from edgedet.errors import BenchError, EdgedetError, ImageError
+from edgedet.patches import windows
 from edgedet.preprocess import Pixels
 from edgedet.runtime.base import Runtime
 from edgedet.runtime.detector import Detector
@@ -111,12 +112,21 @@ class Entry:
 
     @property
     def fixed_batch(self) -> int | None:
-        """The batch size that is written into the graph, None when it is free."""
-        for graph in self.artifact.manifest.graphs:
+        """The batch size that is written into the graph that takes pixels, None when it is free."""
+        for graph in self.artifact.manifest.graphs[:1]:
             for shape in graph.inputs.values():
                 if shape and isinstance(shape[0], int):
                     return shape[0]
         return None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels of what it is timed on; the least of them where images have their own sizes."""
+        preprocess = self.artifact.manifest.preprocess
+        if preprocess.geometry != "native" or not self.pixels:
+            return preprocess.height, preprocess.width
+        sizes = [(pixels.shape[1], pixels.shape[2]) for pixels in self.pixels]
+        return min(sizes, key=lambda size: size[0] * size[1])
 
     def _decode(self, images: Sequence[bytes]) -> None:
         refused = 0
@@ -128,6 +138,10 @@ class Entry:
                 refused += 1
         if not self.images:
             raise BenchError(f"{self.name}: none of the {len(images)} images can be read by its preprocessing")
+        side = self.artifact.manifest.preprocess.patch
+        if side is not None:
+            counted = _patches(self.pixels, side)
+            self.notes.append(f"{self.name}: {counted} of {side}x{side} px an image, four for the peak memory")
         if refused:
             self.notes.append(f"{self.name}: {refused} of {len(images)} images cannot be read and were not timed")
 
@@ -145,6 +159,13 @@ class Entry:
                 detector.close()
         self.threads, self.sweep_threads, self.threads_p50_ms = choice.threads, usable_cores(), choice.p50_ms
         log.info("%s: %d threads are best (p50 ms by threads: %s)", self.name, choice.threads, dict(choice.p50_ms))
+
+
+def _patches(images: Sequence[Pixels], side: int) -> str:
+    """How many patches of `side` pixels images, uint8 (1, H, W, 3) each, are read in, in words."""
+    counts = [len(windows(image.shape[1], image.shape[2], side)) for image in images]
+    least, most = min(counts), max(counts)
+    return f"{least} patch{'es' if least > 1 else ''}" if least == most else f"{least} to {most} patches"
 
 
 def collect(artifacts: Sequence[Artifact], anchor: Sequence[Artifact]) -> list[Entry]:

@@ -55,8 +55,9 @@ def peak_bytes(status: Path = Path("/proc/self/status")) -> int:
 
 
 def blank(preprocess: Preprocess, batch: int = 1) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Grey pixels of the shape that the detector takes, uint8 (batch, H, W, 3)."""
-    return np.full((batch, preprocess.height, preprocess.width, 3), 128, np.uint8)
+    """Grey pixels of the shape that the detector takes, uint8 (batch, H, W, 3); of one that reads patches, four patches."""
+    times = 2 if preprocess.patch is not None else 1
+    return np.full((batch, times * preprocess.height, times * preprocess.width, 3), 128, np.uint8)
 
 
 def _child(path: str, runtime: str, threads: int) -> None:

@@ -139,7 +139,7 @@ def _row(
         device=device,
         precision=manifest.graphs[0].precision if manifest.graphs else "fp32",
         layout="nhwc",
-        img_size=(manifest.preprocess.height, manifest.preprocess.width),
+        img_size=entry.size,
         weights=entry.weights,
         digest=entry.artifact.digest,
         size_bytes=entry.artifact.model_bytes,

@@ -38,10 +38,15 @@ class Profile:
     size: tuple[int, int]
 
     def shapes(self, declared: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-        """The least, the usual and the largest shape of an input declared as (-1, height, width, 3), -1 where it is open."""
-        fixed = (*self.size, 3)
-        sides = tuple(side if side > 0 else fixed[min(axis, 2)] for axis, side in enumerate(tuple(declared)[1:]))
-        return tuple((batch, *sides) for batch in self.batches)
+        """The least, the usual and the largest shape of an input, -1 where it is open.
+
+        The first axis is the batch, or else the first open one: (-1, height, width, 3) are images or patches, (1, -1, features)
+        are those of as many patches.
+        """
+        free = 0 if declared[0] < 0 else next((axis for axis, side in enumerate(declared) if side < 0), 0)
+        fixed = (0, *self.size, 3)
+        sides = [side if side > 0 else fixed[min(axis, 3)] for axis, side in enumerate(declared)]
+        return tuple((*sides[:free], batch, *sides[free + 1 :]) for batch in self.batches)
 
 
 def parse(trt: Any, builder: Any, logger: Any, path: str, flags: Sequence[str] = ()) -> tuple[Any, Any]:

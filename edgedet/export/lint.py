@@ -37,6 +37,7 @@ QUANTIZABLE = frozenset({
 })  # fmt: skip
 """Operators that can read INT8, alone or fused with the layer before."""
 
+_AXES = 4  # batch, height, width, channels
 _COLOURS = 3  # the first layer reads as many channels as an image has
 _HALF_SCALES = 19  # the first opset whose Q/DQ operators take half-precision scales
 
@@ -209,7 +210,8 @@ def shapes(graph: _Graph, _: Target) -> Iterator[Finding]:
         if kind.elem_type in (TensorProto.INT64, TensorProto.DOUBLE):
             why = f"input of {TensorProto.DataType.Name(kind.elem_type)}"
             yield Finding("input-type", "error", name, why, "take uint8 pixels and cast inside")
-        if any(not side.dim_value for side in kind.shape.dim[1:]):
+        # Images have four axes; as many features as there are patches are no size to fix.
+        if len(kind.shape.dim) == _AXES and any(not side.dim_value for side in kind.shape.dim[1:]):
             why = "height or width is open: every size needs its own profile"
             yield Finding("dynamic-size", "warning", name, why, "export with the size that the device runs")
     for node in graph.of("Pad"):

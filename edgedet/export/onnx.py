@@ -1,7 +1,9 @@
 """A network to ONNX, through torch's exporter of captured programs (needs torch).
 
-The graph takes uint8 pixels (batch, height, width, 3), normalises inside and gives ``logit`` (batch,) first. What the exporter
-promises is checked on the file: the opset, the inputs and outputs, the layout change after the cast, folded BatchNorms.
+The graph takes uint8 pixels (batch, height, width, 3), normalises inside and gives ``logit`` (batch,) first. A network that
+reads patches can be two: an encoder, uint8 patches to ``features`` (patches, features), and an aggregator that takes those of
+one image, (1, patches, features), and gives its ``logit`` (1,). What the exporter promises is checked on the file: the opset,
+the inputs and outputs, the layout change after the cast, folded BatchNorms.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,35 @@ from torch import nn
 
 import edgedet
 from edgedet.errors import ExportError
+from edgedet.models.patchwise import AggregatorToLogit, EncoderOnPixels, patchwise
+from edgedet.models.pixels import PixelModel
+from edgedet.patches import FEATURES
 from edgedet.preprocess import Preprocess
 from edgedet.quantize.front import PREFIX
 
 INPUT, OUTPUT = "pixels", "logit"
 _EXAMPLE_BATCH = 2  # torch's exporter makes a constant of a dimension that is 1
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a graph must take, one tensor, and give.
+
+    takes, kind, rank: its name, ONNX type and number of axes; free: its axis of any length.
+    outputs: the first one has `first_rank` axes.
+    """
+
+    takes: str = INPUT
+    kind: int = TensorProto.UINT8
+    rank: int = 4
+    free: int = 0
+    outputs: tuple[str, ...] = (OUTPUT,)
+    first_rank: int = 1
+
+
+WHOLE = Form()
+ENCODER = Form(outputs=(FEATURES,), first_rank=2)
+AGGREGATOR = Form(takes=FEATURES, kind=TensorProto.FLOAT, rank=3, free=1)
 
 
 def export_onnx(
@@ -49,14 +76,48 @@ def export_onnx(
     Raises:
         ExportError: the network cannot be captured, or the graph is not what was asked for.
     """
-    model = _capture(_with_plain_pooling(module.eval()), preprocess, opset, outputs)
-    _mark_front_end(model)
-    _strip(model)
-    for key, value in metadata(preprocess, parent, labels).items():
-        model.metadata_props.add(key=key, value=value)
-    check(model, opset=opset, outputs=outputs)
+    example = torch.zeros(_EXAMPLE_BATCH, preprocess.height, preprocess.width, 3, dtype=torch.uint8)
+    free: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if preprocess.geometry == "native":
+        free |= {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
+    said = metadata(preprocess, parent, labels)
+    model = _exported(module, example, free, opset, replace(WHOLE, outputs=tuple(outputs)), said)
     if path is not None:
         onnx.save(model, path)
+    return model
+
+
+def export_patchwise(
+    model: PixelModel, preprocess: Preprocess, *, opset: int, parent: str = "", labels: Sequence[str] = ("real", "fake")
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The encoder and the aggregator of a network that reads patches; `preprocess` is that of the two together.
+
+    Raises:
+        ExportError: a part cannot be captured, or its graph is not what was asked for.
+        ModelError: the network reads whole images.
+    """
+    said = metadata(preprocess, parent, labels)
+    net = patchwise(model)
+    pixels = torch.zeros(_EXAMPLE_BATCH, net.side, net.side, 3, dtype=torch.uint8)
+    encoder = EncoderOnPixels(net, preprocess).eval()
+    with torch.inference_mode():
+        features = encoder(pixels)[None]
+    some = {0: torch.export.Dim("patches")}
+    return (
+        _exported(encoder, pixels, some, opset, ENCODER, said),
+        _exported(AggregatorToLogit(model), features.clone(), {1: some[0]}, opset, AGGREGATOR, said),
+    )
+
+
+def _exported(
+    module: nn.Module, example: torch.Tensor, free: dict[int, Any], opset: int, form: Form, said: Mapping[str, str]
+) -> onnx.ModelProto:
+    model = _capture(_with_plain_pooling(module.eval()), example, free, opset, form)
+    _mark_front_end(model)
+    _strip(model)
+    for key, value in said.items():
+        model.metadata_props.add(key=key, value=value)
+    check(model, opset=opset, form=form)
     return model
 
 
@@ -70,7 +131,7 @@ def metadata(preprocess: Preprocess, parent: str, labels: Sequence[str]) -> Mapp
     }
 
 
-def check(model: onnx.ModelProto, *, opset: int, outputs: Sequence[str] = (OUTPUT,)) -> None:
+def check(model: onnx.ModelProto, *, opset: int, form: Form = WHOLE) -> None:
     """Hold the promises of this module on a graph.
 
     Raises:
@@ -81,13 +142,16 @@ def check(model: onnx.ModelProto, *, opset: int, outputs: Sequence[str] = (OUTPU
         raise ExportError(f"asked for opset {opset}, the exporter wrote {found.get('ai.onnx')}: choose another opset")
     value = model.graph.input[0]
     shape = value.type.tensor_type.shape.dim
-    if len(model.graph.input) != 1 or value.type.tensor_type.elem_type != TensorProto.UINT8 or len(shape) != 4:
-        raise ExportError("expected one input of uint8 (batch, height, width, 3): wrap the network in a PixelModel")
-    if not shape[0].dim_param:
-        raise ExportError(f"the batch came out fixed at {shape[0].dim_value}: the network's forward depends on it")
+    if len(model.graph.input) != 1 or (value.type.tensor_type.elem_type, len(shape)) != (form.kind, form.rank):
+        kind = TensorProto.DataType.Name(form.kind).lower()
+        raise ExportError(f"expected one input of {kind} with {form.rank} axes: wrap the network in a PixelModel")
+    if not shape[form.free].dim_param:
+        raise ExportError(f"the batch came out fixed at {shape[form.free].dim_value}: the network's forward depends on it")
     names = [output.name for output in model.graph.output]
-    if names != list(outputs) or len(model.graph.output[0].type.tensor_type.shape.dim) != 1:
-        raise ExportError(f"expected outputs {', '.join(outputs)} with {outputs[0]} of shape (batch,), got {', '.join(names)}")
+    rank = len(model.graph.output[0].type.tensor_type.shape.dim)
+    if names != list(form.outputs) or rank != form.first_rank:
+        expected = f"{', '.join(form.outputs)}, the first with {form.first_rank} axes"
+        raise ExportError(f"expected outputs {expected}, got {', '.join(names)}, the first with {rank}")
     _check_nodes(model)
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -126,19 +190,15 @@ def _with_plain_pooling(module: nn.Module) -> nn.Module:
     return plain
 
 
-def _capture(module: nn.Module, preprocess: Preprocess, opset: int, outputs: Sequence[str]) -> onnx.ModelProto:
-    pixels = torch.zeros(_EXAMPLE_BATCH, preprocess.height, preprocess.width, 3, dtype=torch.uint8)
-    free: dict[int, Any] = {0: torch.export.Dim("batch")}
-    if preprocess.geometry == "native":
-        free |= {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
+def _capture(module: nn.Module, example: torch.Tensor, free: dict[int, Any], opset: int, form: Form) -> onnx.ModelProto:
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
-                (pixels,),
+                (example,),
                 dynamo=True,
-                input_names=[INPUT],
-                output_names=list(outputs),
+                input_names=[form.takes],
+                output_names=list(form.outputs),
                 dynamic_shapes=(free,),
                 opset_version=opset,
                 external_data=False,

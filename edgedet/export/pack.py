@@ -91,6 +91,11 @@ def sample_of(data: Index, count: int) -> Index:
 
 def _require(artifact: Artifact, target: Target) -> None:
     artifact.require("onnx")
+    if artifact.is_patchwise and target.runtime == "tensorrt":
+        raise ExportError(
+            f"{artifact.path}: an encoder and an aggregator run on ONNX Runtime, {target.name} runs TensorRT: "
+            "export one graph of its checkpoint, for images of one size"
+        )
     named = f"{target.name}@{target.system.split()[-1]}" if target.system else target.name
     for graph in artifact.manifest.graphs:
         if graph.target != target.name or graph.opset != target.opset:

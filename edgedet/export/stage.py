@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -10,29 +11,30 @@ from typing import Annotated, Literal
 
 import msgspec
 import onnx
+from PIL import Image
 
 from edgedet import artifact as artifacts
 from edgedet import target as targets
-from edgedet.artifact import GOLDEN, Artifact, Figures, Gate, Golden, Graph, Manifest
+from edgedet.artifact import GOLDEN, Artifact, Figures, Gate, Golden, Manifest
 from edgedet.data.index import Index
 from edgedet.data.parallel import usable_cores
 from edgedet.errors import ArtifactError, DataError, ExportError
 from edgedet.evaluate.assess import assess, carry_over
 from edgedet.export import compile as compiler
 from edgedet.export import parity
+from edgedet.export.graphs import FILES, Graphs
 from edgedet.export.parity import Logits, Parity, ParityGate
 from edgedet.export.precision import Lowered, linted, lower
-from edgedet.preprocess import Pixels
+from edgedet.preprocess import Pixels, Preprocess
 from edgedet.quantize.ranges import Method
 from edgedet.quantize.sample import Images, take_sample
 from edgedet.quantize.search import QuantizeOptions
 from edgedet.quantize.sensitivity import MixedGate
+from edgedet.quantize.session import opened
 from edgedet.recipe import Config
 from edgedet.runtime.base import LOGIT, Options
-from edgedet.runtime.onnxruntime import OnnxRuntime
 from edgedet.target import Precision, Target
 
-MODEL = "model.onnx"
 _FEW = 128
 """Images that biases are corrected on, which takes a pass for each layer."""
 
@@ -44,6 +46,8 @@ class ExportConfig(Config, frozen=True, kw_only=True):
     images: of the ranges split that INT8 ranges, and what FP16 would overflow, are found on.
     held_out: more of them, on which nothing is found, to decide by where something is to be tried.
     opset: of the graph; None is the target's.
+    patches: two graphs of a network that reads patches, for images of any size, instead of one for the size that it was
+        trained on; see `edgedet.models.patchwise`. A parent of two graphs is written as two.
     parity: limits on the golden inputs; None is the precision's, `edgedet.export.parity.GATES`.
     gates: instead of those that the parent hands down.
     """
@@ -57,6 +61,7 @@ class ExportConfig(Config, frozen=True, kw_only=True):
     images: Annotated[int, msgspec.Meta(ge=1)] = 512
     held_out: Annotated[int, msgspec.Meta(ge=1)] = 256
     opset: int | None = None
+    patches: bool = False
     parity: ParityGate | None = None
     gates: tuple[Gate, ...] | None = None
     seed: int = 0
@@ -64,10 +69,15 @@ class ExportConfig(Config, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class _Float:
-    """The full-precision graph, and the parent's logits (N,) on its golden inputs, computed again here."""
+    """The full-precision graphs, and the parent's logits (N,) on its golden inputs, computed again here.
 
-    model: onnx.ModelProto
+    preprocess: the graphs', which is not the parent's where two are made of one network.
+    """
+
+    graphs: Graphs
     parent_logits: Logits
+    preprocess: Preprocess
+    figures: Figures = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,7 @@ class Made:
 
     expected: logits (N,) that it must give on its parent's golden inputs, as far as `limits` say.
     stage, config, figures: for the manifest; files: copied into the artifact.
+    aggregator: behind the graph when that is an encoder of patches; preprocess: when it is not the parent's.
     """
 
     target: Target
@@ -89,6 +100,13 @@ class Made:
     seed: int
     figures: Figures = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    aggregator: onnx.ModelProto | None = None
+    preprocess: Preprocess | None = None
+
+    @property
+    def graphs(self) -> Graphs:
+        """What is written."""
+        return Graphs(self.lowered.model, self.aggregator)
 
 
 def run(config: ExportConfig, parent: Artifact, data: Index | None, out: Path, *, assessed: bool = True) -> Artifact:
@@ -118,7 +136,7 @@ def prepare(config: ExportConfig, parent: Artifact, data: Index | None) -> Made:
     target = targets.resolve(config.target)
     _require_precision(config, target)
     source = _float_graph(config, target, parent, parent.golden.pixels)
-    lowered = _lowered(config, target, parent, data, source.model)
+    lowered = _lowered(config, target, parent, data, source)
     return Made(
         target=target,
         lowered=lowered,
@@ -129,6 +147,9 @@ def prepare(config: ExportConfig, parent: Artifact, data: Index | None) -> Made:
         gates=parent.manifest.gates if config.gates is None else config.gates,
         precision=config.precision,
         seed=config.seed,
+        figures=source.figures,
+        aggregator=source.graphs.aggregator,
+        preprocess=source.preprocess,
     )
 
 
@@ -140,16 +161,16 @@ def write(made: Made, parent: Artifact, data: Index | None, out: Path) -> Artifa
         ExportError: it does not compile for the target, or not as promised.
         ArtifactError: `out` exists.
     """
-    golden, lowered = parent.golden, made.lowered
-    measured = prove(lowered.model, golden.pixels, made.expected, parent)
+    golden = parent.golden
+    measured = prove(made.graphs, golden.pixels, made.expected, parent)
     measured.hold(made.limits, f"{parent.path} in {made.precision}")
+    images = golden.images if made.preprocess in (None, parent.manifest.preprocess) else _encoded(golden.pixels)
     with artifacts.writing(out) as draft:
-        onnx.save(lowered.model, draft.path / MODEL)
-        Golden(golden.images, golden.pixels, made.expected, measured.logits).save(draft.path / GOLDEN)
+        made.graphs.save(draft.path)
+        Golden(images, golden.pixels, made.expected, measured.logits).save(draft.path / GOLDEN)
         for path in made.files:
             shutil.copy(path, draft.path)
-        draft.manifest = _manifest(made, parent, measured)
-        draft.manifest = _with_evidence(draft.manifest, draft.path / MODEL, made.target, lowered)
+        draft.manifest = _with_evidence(_manifest(made, parent, measured), draft.path, made)
         if data is not None:
             draft.manifest = assess(draft, data, parent=parent)
         else:
@@ -157,29 +178,38 @@ def write(made: Made, parent: Artifact, data: Index | None, out: Path) -> Artifa
     return Artifact.load(out)
 
 
-def prove(model: onnx.ModelProto, pixels: Pixels, parent_logits: Logits, parent: Artifact) -> Parity:
-    """Run `model` on the golden `pixels` under ONNX Runtime and compare with the parent's logits (N,)."""
+def prove(graphs: Graphs, pixels: Pixels, parent_logits: Logits, parent: Artifact) -> Parity:
+    """Run `graphs` on the golden `pixels` under ONNX Runtime and compare with the parent's logits (N,)."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / MODEL
-        onnx.save(model, path)
-        runtime = OnnxRuntime(path, Options(threads=usable_cores(), spin=False))
+        runtime = graphs.opened(Path(folder), Options(threads=usable_cores(), spin=False))
         try:
             return parity.measure(lambda batch: runtime.run(batch)[LOGIT], pixels, parent_logits, parent.manifest.calibration)
         finally:
             runtime.close()
 
 
-def _with_evidence(manifest: Manifest, path: Path, target: Target, lowered: Lowered) -> Manifest:
-    """For an NVIDIA GPU: the graph compiled ahead of time, every convolution that was quantized reading Int8."""
+def _encoded(pixels: Pixels) -> tuple[bytes, ...]:
+    """As files that a preprocessing which takes images as they are gives back; of uint8 (N, H, W, 3)."""
+    files = [io.BytesIO() for _ in pixels]
+    for file, image in zip(files, pixels, strict=True):
+        Image.fromarray(image).save(file, "PNG")
+    return tuple(file.getvalue() for file in files)
+
+
+def _with_evidence(manifest: Manifest, folder: Path, made: Made) -> Manifest:
+    """For an NVIDIA GPU: each graph compiled ahead of time, every convolution that was quantized reading Int8."""
+    target = made.target
     if not target.compiles_for:
         return manifest
     if not compiler.available():
         note = "not compiled ahead of time: TensorRT-RTX is not installed (pip install 'edgedet[compile]')"
         return msgspec.structs.replace(manifest, notes=(*manifest.notes, note))
     size = (manifest.preprocess.height, manifest.preprocess.width)
-    compiled = compiler.compile_ahead(path, capability=target.compiles_for, size=size)
-    compiled.require_int8(lowered.convolutions)
-    return msgspec.structs.replace(manifest, metrics={**manifest.metrics, "compiled": compiled.figures})
+    paths = [folder / FILES[role] for role in made.graphs.by_role]
+    compiled = [compiler.compile_ahead(path, capability=target.compiles_for, size=size) for path in paths]
+    compiled[0].require_int8(made.lowered.convolutions)
+    figures = dict(zip(("compiled", "compiled_aggregator"), (each.figures for each in compiled), strict=False))
+    return msgspec.structs.replace(manifest, metrics={**manifest.metrics, **figures})
 
 
 def _require_precision(config: ExportConfig, target: Target) -> None:
@@ -193,8 +223,10 @@ def _require_precision(config: ExportConfig, target: Target) -> None:
 def _float_graph(config: ExportConfig, target: Target, parent: Artifact, pixels: Pixels) -> _Float:
     """The parent in FP32: exported from its checkpoint, or its own graph. Its golden logits must come out again."""
     if parent.manifest.kind == "checkpoint":
-        return _from_checkpoint(parent, pixels, config.opset or target.opset)
+        return _from_checkpoint(config, parent, pixels, config.opset or target.opset)
     parent.require("onnx")
+    if config.patches and not parent.is_patchwise:
+        raise ArtifactError(f"{parent.path}: is one graph for whole images: make two of its checkpoint")
     graph = parent.manifest.graphs[0]
     if graph.precision != "fp32":
         raise ArtifactError(f"{parent.path}: is in {graph.precision} already: export from the checkpoint or its FP32 graph")
@@ -203,45 +235,63 @@ def _float_graph(config: ExportConfig, target: Target, parent: Artifact, pixels:
             f"{parent.path}: is a graph of opset {graph.opset}, {target.name} takes {config.opset or target.opset}: "
             "export from the checkpoint"
         )
-    model = onnx.load(parent.graph)
-    measured = prove(model, pixels, parent.golden.logits, parent)
+    graphs = Graphs.load(parent)
+    measured = prove(graphs, pixels, parent.golden.logits, parent)
     measured.hold(parity.GATES["fp32"], f"{parent.path}, against the golden logits that it was written with")
-    return _Float(model, measured.logits)
+    return _Float(graphs, measured.logits, parent.manifest.preprocess)
 
 
-def _from_checkpoint(parent: Artifact, pixels: Pixels, opset: int) -> _Float:
+def _from_checkpoint(config: ExportConfig, parent: Artifact, pixels: Pixels, opset: int) -> _Float:
     import torch
 
     from edgedet import models
+    from edgedet.export import patchwise
     from edgedet.export.onnx import export_onnx
 
     manifest, module = parent.manifest, models.build(parent)
+    if manifest.preprocess.patch is not None and not config.patches:
+        raise ExportError(f"{parent.path}: takes images of any size, one graph takes those of one: add patches=true")
     with torch.inference_mode():
         logits: Logits = module(torch.from_numpy(pixels)).float().numpy()
     again = parity.compare({len(pixels): logits}, parent.golden.logits, manifest.calibration)
     again.hold(parity.GATES["fp32"], f"{parent.path}, against the golden logits that it was written with")
-    model = export_onnx(module.deployed(), manifest.preprocess, opset=opset, parent=parent.digest, labels=manifest.labels)
-    prove(model, pixels, logits, parent).hold(parity.GATES["fp32"], f"{parent.path} exported in fp32")
-    return _Float(model, logits)
+    if config.patches:
+        graphs, preprocess, parts = patchwise.export(module.deployed(), parent, pixels, opset)
+        source = _Float(graphs, logits, preprocess, {"parts": parts})
+    else:
+        preprocess, labels = manifest.preprocess, manifest.labels
+        model = export_onnx(module.deployed(), preprocess, opset=opset, parent=parent.digest, labels=labels)
+        source = _Float(Graphs(model), logits, preprocess)
+    prove(source.graphs, pixels, logits, parent).hold(parity.GATES["fp32"], f"{parent.path} exported in fp32")
+    return source
 
 
-def _lowered(config: ExportConfig, target: Target, parent: Artifact, data: Index | None, model: onnx.ModelProto) -> Lowered:
-    """`model` in the precision asked for, with the target's opset and within its rules."""
+def _lowered(config: ExportConfig, target: Target, parent: Artifact, data: Index | None, source: _Float) -> Lowered:
+    """The graph of `source` that takes pixels, in the precision asked for, with the target's opset and within its rules."""
     options = QuantizeOptions(
         ranges=config.ranges, percentile=config.percentile, bias_correction=config.bias_correction, mixed=config.mixed
     )
-    images = None if config.precision == "fp32" else _images(config, parent, data, options)
-    lowered = lower(model, config.precision, target, images, options)
-    return replace(lowered, notes=(*lowered.notes, *linted(lowered.model, target)))
+    images = None if config.precision == "fp32" else _images(config, parent, data, options, source)
+    lowered = lower(source.graphs.model, config.precision, target, images, options)
+    made = Graphs(lowered.model, source.graphs.aggregator)
+    lint = (note for model in made.by_role.values() for note in linted(model, target))
+    behind = ("the aggregator is in fp32: it sees an image once",) if images is not None and made.aggregator else ()
+    return replace(lowered, notes=(*lowered.notes, *behind, *lint))
 
 
-def _images(config: ExportConfig, parent: Artifact, data: Index | None, options: QuantizeOptions) -> Images:
+def _images(
+    config: ExportConfig, parent: Artifact, data: Index | None, options: QuantizeOptions, source: _Float
+) -> Images:
     if data is None:
         what = "INT8 ranges are found" if config.precision == "int8" else "what FP16 would overflow is found"
         raise DataError(f"{what} on real images: give --data, a data set with a ranges split")
     held_out = config.held_out if config.precision == "int8" and options.judges else 0
     sample = take_sample(data, config.images, few=_FEW, held_out=held_out, seed=config.seed)
-    return sample.images(parent.manifest.preprocess, parent.manifest.calibration.verdict)
+    images = sample.images(source.preprocess, parent.manifest.calibration.verdict)
+    if source.graphs.aggregator is None or source.graphs.patch is None:
+        return images
+    aggregate = opened(source.graphs.aggregator)
+    return images.in_patches(source.graphs.patch, lambda features: aggregate(features[None])[0])
 
 
 def _manifest(made: Made, parent: Artifact, measured: Parity) -> Manifest:
@@ -252,7 +302,7 @@ def _manifest(made: Made, parent: Artifact, measured: Parity) -> Manifest:
         stage=made.stage,
         detector=before.detector,
         structure=before.structure,
-        preprocess=before.preprocess,
+        preprocess=made.preprocess or before.preprocess,
         labels=before.labels,
         calibration=before.calibration,
         gates=made.gates,
@@ -261,20 +311,6 @@ def _manifest(made: Made, parent: Artifact, measured: Parity) -> Manifest:
         seed=made.seed,
         config=msgspec.to_builtins(made.config),
         lineage=parent.lineage_for_child(),
-        graphs=(_graph(made),),
+        graphs=made.graphs.described(made.precision, made.target),
         tools=artifacts.tool_versions("onnx", "onnxscript", "torch"),
-    )
-
-
-def _graph(made: Made) -> Graph:
-    model = made.lowered.model
-    value = model.graph.input[0]
-    shape: list[int | str] = [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
-    return Graph(
-        file=MODEL,
-        inputs={value.name: shape},
-        outputs=[output.name for output in model.graph.output],
-        opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
-        precision=made.precision,
-        target=made.target.name,
     )

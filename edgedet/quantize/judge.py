@@ -16,6 +16,9 @@ from edgedet.quantize.session import Batches, Values, opened
 Verdict = Callable[[Values], npt.NDArray[np.bool_]]
 """Logits (N,) -> whether each image is called fake."""
 
+Finish = Callable[[Values], Values]
+"""A graph's first output for one batch -> logits."""
+
 
 def above_zero(logits: Values) -> npt.NDArray[np.bool_]:
     """The verdict of a detector without calibration."""
@@ -50,12 +53,16 @@ class LogitError:
 class Judge:
     """The float graph's answers on `batches`, and the :class:`LogitError` of any other graph against them.
 
+    finish: makes logits of the first output, where that is not the logit.
+
     Raises:
         QuantizeError: no images, or the float graph's logits are not finite.
     """
 
-    def __init__(self, model: onnx.ModelProto, batches: Batches, verdict: Verdict = above_zero) -> None:
-        self._batches, self._verdict = batches, verdict
+    def __init__(
+        self, model: onnx.ModelProto, batches: Batches, verdict: Verdict = above_zero, finish: Finish | None = None
+    ) -> None:
+        self._batches, self._verdict, self._finish = batches, verdict, finish
         self._expected = self._logits(model)
         if not np.isfinite(self._expected).all():
             raise QuantizeError("the full-precision graph gives logits that are not finite on the held-out images")
@@ -69,7 +76,8 @@ class Judge:
 
     def _logits(self, model: onnx.ModelProto) -> Values:
         run = opened(model, [model.graph.output[0].name])
-        parts = [run(pixels)[0] for pixels in self._batches()]
+        first = (run(pixels)[0] for pixels in self._batches())
+        parts = [self._finish(value) if self._finish else value for value in first]
         if not parts:
             raise QuantizeError("there are no held-out images to judge a quantized graph by: its ranges split is too small")
         return np.concatenate(parts)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 from onnx import NodeProto
 
+from edgedet.patches import FEATURES
 from edgedet.quantize.front import PREFIX
 from edgedet.quantize.gates import gate_nodes
 from edgedet.quantize.graph import Array, GraphView, attributes
@@ -82,7 +83,8 @@ class _Placer:
         self.in_int8: set[str] = set()
         self.able: set[str] = set()  # nodes that can be quantized, whether they are or not
         self.gates = gate_nodes(view)
-        self.heads = head_nodes(view)
+        # An encoder's features are no logit: no layer of it is the last one.
+        self.heads = head_nodes(view) if view.outputs[0] != FEATURES else set[str]()
         self.first = next((node.name for node in view.nodes if node.op_type == "Conv"), None)
         self.depth: dict[str, int] = {}
 
@@ -247,7 +249,7 @@ def head_nodes(view: GraphView) -> set[str]:
 
 
 def _last_weighted(view: GraphView, tensors: Iterable[str]) -> list[NodeProto]:
-    """The nodes with constant weights that are reached from `tensors` without passing another."""
+    """The nodes with constant weights, quantized or not, that are reached from `tensors` without passing another."""
     found: dict[str, NodeProto] = {}
     stack, seen = list(tensors), set[str]()
     while stack:
@@ -256,8 +258,15 @@ def _last_weighted(view: GraphView, tensors: Iterable[str]) -> list[NodeProto]:
         if node is None or tensor in seen:
             continue
         seen.add(tensor)
-        if node.op_type in WEIGHTED and len(view.variables(node)) == 1:
+        if node.op_type in WEIGHTED and sum(not _is_fixed(view, name) for name in node.input[:2]) == 1:
             found[node.name] = node
         else:
             stack.extend(view.variables(node))
     return list(found.values())
+
+
+def _is_fixed(view: GraphView, tensor: str) -> bool:
+    """Whether `tensor` is a constant, or stands for one that was quantized."""
+    node = view.producer(tensor)
+    quantized = node is not None and node.op_type == "DequantizeLinear"
+    return view.constant(node.input[0] if quantized and node is not None else tensor) is not None

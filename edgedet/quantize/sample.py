@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -17,8 +17,9 @@ import PIL
 
 from edgedet.data.index import Index
 from edgedet.errors import DataError
+from edgedet.patches import FEWEST, cut
 from edgedet.preprocess import Preprocess
-from edgedet.quantize.judge import Verdict, above_zero
+from edgedet.quantize.judge import Finish, Verdict, above_zero
 from edgedet.quantize.session import Batches, Pixels
 
 _PIXELS_A_BATCH = 64 * 32 * 32
@@ -34,6 +35,7 @@ class Images:
     held_out: others, by which is judged; None when nothing is to be judged.
     key: says what `ranges` gives, so that what was observed can be kept; it is not kept without.
     verdict: what counts as a flip on `held_out`.
+    finish: makes logits of the graph's first output, where that is not the logit itself.
     """
 
     ranges: Batches
@@ -41,6 +43,22 @@ class Images:
     held_out: Batches | None = None
     key: str = ""
     verdict: Verdict = above_zero
+    finish: Finish | None = None
+
+    def in_patches(self, side: int, finish: Finish) -> Images:
+        """For an encoder of patches of `side` pixels: one by one for ranges; those of one image together to be judged.
+
+        Four patches of an image are enough: ranges gain nothing from a hundred of one photograph.
+        finish: features (P, F) of one image -> its logit (1,).
+        """
+        return replace(
+            self,
+            ranges=_one_by_one(self.ranges, side),
+            few=_one_by_one(self.few, side) if self.few else None,
+            held_out=_together(self.held_out, side) if self.held_out else None,
+            key=self.key and f"{self.key} in patches",
+            finish=finish,
+        )
 
 
 @dataclass(frozen=True)
@@ -105,6 +123,23 @@ def pixel_batches(images: Index, preprocess: Preprocess) -> Iterator[Pixels]:
         batch.append(pixels)
     if batch:
         yield np.stack(batch)
+
+
+def _one_by_one(images: Batches, side: int) -> Batches:
+    return lambda: (patch[None] for patches in patches_of_each(images(), side) for patch in patches)
+
+
+def _together(images: Batches, side: int) -> Batches:
+    return lambda: patches_of_each(images(), side)
+
+
+def patches_of_each(images: Iterable[Pixels], side: int) -> Iterator[Pixels]:
+    """For each image of the batches (B, H, W, 3) at most four of its patches, spread over all: uint8 (P, side, side, 3)."""
+    for batch in images:
+        for image in batch:
+            patches = cut(image, side)
+            spread = np.linspace(0, len(patches) - 1, min(len(patches), FEWEST)).round().astype(int)
+            yield patches[spread]
 
 
 def ranges_images(data: Index, count: int, *, seed: int = 0) -> Index:

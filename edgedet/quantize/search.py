@@ -70,7 +70,7 @@ class Search:
         """
         if self.images.held_out is None:
             raise QuantizeError("choosing ranges, biases or precisions by trying needs held-out images: give some")
-        return Judge(self.whole.model, self.images.held_out, self.images.verdict)
+        return Judge(self.whole.model, self.images.held_out, self.images.verdict, self.images.finish)
 
     def run(self, histograms: Mapping[str, Histogram]) -> Draft:
         """The best draft that the options allow.

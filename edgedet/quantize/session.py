@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,11 @@ Values = npt.NDArray[np.float32]
 Batches = Callable[[], Iterable[Pixels]]
 """Gives the same batches, uint8 (B, H, W, 3), each time it is called."""
 
-Run = Callable[[Pixels], list[Values]]
+Run = Callable[[npt.NDArray[Any]], list[Values]]
 
 
 def opened(model: onnx.ModelProto, tensors: Sequence[str] = (), *, threads: int | None = None) -> Run:
-    """A function from pixels to the values of `tensors`, of the outputs when none are named.
+    """A function from pixels (of an aggregator, features) to the values of `tensors`, of the outputs when none are named.
 
     Only what `tensors` need is run. ``threads`` is all usable cores unless it is given.
     """
@@ -30,8 +31,8 @@ def opened(model: onnx.ModelProto, tensors: Sequence[str] = (), *, threads: int 
     source = session.get_inputs()[0].name
     wanted = list(tensors) or [output.name for output in session.get_outputs()]
 
-    def run(pixels: Pixels) -> list[Values]:
-        values: list[Values] = session.run(wanted, {source: pixels})
+    def run(given: npt.NDArray[Any]) -> list[Values]:
+        values: list[Values] = session.run(wanted, {source: given})
         return values
 
     return run

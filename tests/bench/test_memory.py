@@ -3,6 +3,7 @@ import pytest
 
 from edgedet.bench import memory
 from edgedet.errors import BenchError
+from edgedet.preprocess import Preprocess
 
 
 def test_the_size_of_the_benchmark_is_not_the_models(make_onnx_artifact):
@@ -21,3 +22,8 @@ def test_without_the_kernels_mark_the_systems_is_used(tmp_path):
     assert memory.peak_bytes(tmp_path / "missing") >= 1_000_000
     (tmp_path / "status").write_text("Name:\tpython\nVmPeak:\t 9 kB\nVmHWM:\t    1234 kB\n")
     assert memory.peak_bytes(tmp_path / "status") == 1234 * 1024
+
+
+def test_a_detector_of_patches_is_measured_on_four():
+    assert memory.blank(Preprocess(geometry="native", height=8, width=8, patch=8)).shape == (1, 16, 16, 3)
+    assert memory.blank(Preprocess(height=8, width=6), batch=2).shape == (2, 8, 6, 3)

@@ -112,6 +112,27 @@ def test_the_best_thread_count_is_chosen_and_reported(make_onnx_artifact, data, 
     mine.close()
 
 
+def test_a_detector_of_patches_says_how_many_it_was_timed_on(make_onnx_artifact, data):
+    native = make_onnx_artifact("patches", preprocess=Preprocess(geometry="native", patch=8))
+    (mine,) = entry.collect([native], [])
+    mine.prepare([data.read(0)], runtime="auto", threads=1)
+    assert mine.notes == ["patches: 6 patches of 8x8 px an image, four for the peak memory"]
+    assert mine.size == (20, 24)
+    mine.close()
+    (fixed,) = entry.collect([make_onnx_artifact("fixed")], [])
+    assert fixed.size == (8, 8)
+
+
+def test_the_batch_of_an_aggregator_is_not_the_detectors(tmp_path):
+    graphs = (
+        Graph(file="e.onnx", role="encoder", inputs={"pixels": ["patches", 8, 8, 3]}, outputs=["features"]),
+        Graph(file="a.onnx", role="aggregator", inputs={"features": [1, "patches", 4]}, outputs=["logit"]),
+    )
+    manifest = Manifest(kind="onnx", stage="export", detector=DetectorSpec(name="tiny"), preprocess=Preprocess(), graphs=graphs)
+    (two,) = entry.collect([Artifact(tmp_path / "two", manifest, "ab" * 32)], [])
+    assert two.fixed_batch is None
+
+
 def test_a_graph_with_a_fixed_batch_is_not_swept(tmp_path):
     graph = Graph(file="model.onnx", inputs={"pixels": [1, 8, 8, 3]}, outputs=["logit"])
     manifest = Manifest(

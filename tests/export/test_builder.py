@@ -103,6 +103,7 @@ def test_a_builder_that_refuses_says_why(logger, tmp_path):
     [
         ((-1, 224, 160, 3), ((1, 224, 160, 3), (2, 224, 160, 3), (16, 224, 160, 3))),
         ((-1, -1, -1, 3), ((1, 32, 48, 3), (2, 32, 48, 3), (16, 32, 48, 3))),
+        ((1, -1, 1096), ((1, 1, 1096), (1, 2, 1096), (1, 16, 1096))),  # the features of so many patches
     ],
 )
 def test_a_profile_keeps_what_the_graph_fixes(declared, expected):

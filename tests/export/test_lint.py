@@ -169,6 +169,13 @@ def test_open_sizes_and_wide_inputs_are_found() -> None:
     assert rules(draft.model("x")) == {"input-type": "pixels", "dynamic-size": "pixels"}
 
 
+def test_as_many_features_as_there_are_patches_are_no_open_size() -> None:
+    draft = Draft()
+    draft.kind, draft.sides = TensorProto.FLOAT, [1, "patches", 8]
+    draft.nodes.clear()
+    assert rules(draft.model(draft.op("Relu", "pixels", name="x"))) == {}
+
+
 def test_padding_that_is_computed_is_an_error() -> None:
     draft = Draft()
     amount = draft.op("Mul", draft.op("Shape", "x", name="shape"), draft.constant("two", np.array([2])), name="amount")

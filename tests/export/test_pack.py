@@ -9,10 +9,12 @@ import sys
 import tarfile
 import zipfile
 
+import msgspec
 import numpy as np
 import pytest
 from tiny_bundle import TARGET, exported, labelled
 
+from edgedet.artifact import Artifact
 from edgedet.data.index import Index
 from edgedet.errors import ArtifactError, DataError, ExportError
 from edgedet.export import pack, wheel
@@ -100,6 +102,13 @@ def test_wheels_are_all_there_or_refused(artifact, tmp_path):
     assert made.bundle.offline
     carried = {name.removeprefix("wheels/") for name in contents(made.path) if name.startswith("wheels/")}
     assert carried == {wheel.name(), "Typer-1.0-py3-none-any.whl", *(f"{name}-1.0-py3-none-any.whl" for name in names)}
+
+
+def test_an_encoder_and_an_aggregator_are_not_packed_for_tensorrt(artifact, tmp_path):
+    parts = [msgspec.structs.replace(artifact.manifest.graphs[0], role=role) for role in ("encoder", "aggregator")]
+    two = Artifact(artifact.path, msgspec.structs.replace(artifact.manifest, graphs=tuple(parts)), artifact.digest)
+    with pytest.raises(ExportError, match=f"run on ONNX Runtime, {TARGET} runs TensorRT: export one graph"):
+        pack.write(two, resolve(TARGET), tmp_path / "b.tar.gz")
 
 
 def test_a_graph_for_another_device_or_release_is_refused(make_onnx_artifact, artifact, tmp_path):

@@ -50,6 +50,17 @@ def test_the_layers_are_half_the_pixels_and_the_logit_are_not(residual_net: onnx
     assert run(made.model, pixels) == pytest.approx(exact, rel=2e-3, abs=2e-3)
 
 
+def test_only_what_is_behind_the_last_layer_of_an_encoder_stays_single(make_net, pixels) -> None:
+    net = make_net()
+    last = net.conv(net.conv("x", 3, 16, "stem", stride=2), 16, 16, "last")
+    model = net.model(net.op("Reshape", net.pool(last), net.constant(np.array([-1])), name="features"))
+    quantized = with_pairs(model, pixels)
+    assert count(quantized, "QuantizeLinear") == 2  # no layer is in float
+    kinds = types(to_half(quantized, find_magnitudes(model, lambda: [pixels])).model)
+    assert {kinds[name] for name in ("stem_conv", "stem", "last_conv")} == {HALF}
+    assert {kinds[name] for name in ("last", "pooled", "features")} == {FLOAT}
+
+
 def test_scales_are_half_and_need_no_casts(residual_net: onnx.ModelProto, pixels, run) -> None:
     quantized = with_pairs(residual_net, pixels)
     made = half(quantized, pixels)

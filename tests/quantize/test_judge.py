@@ -32,6 +32,13 @@ def test_errors_and_flips_are_those_of_all_logits_at_once(residual_net: onnx.Mod
     assert error.figures == {"mean_error": error.mean, "max_error": error.largest, "flips": error.flips, "n": 16}
 
 
+def test_an_encoder_is_judged_by_the_logits_made_of_its_features(residual_net: onnx.ModelProto, pixels: Pixels) -> None:
+    judge = Judge(residual_net, lambda: [pixels[:4], pixels[4:]], finish=lambda features: 3 * features.mean(keepdims=True))
+    error = judge(shifted(residual_net, 0.25))
+    assert error.n == 2  # images of four and of twelve patches
+    assert error.mean == pytest.approx(0.75, abs=1e-5)
+
+
 def test_a_logit_that_is_not_finite_is_infinitely_far(residual_net: onnx.ModelProto, pixels: Pixels) -> None:
     judge = Judge(residual_net, lambda: [pixels])
     assert judge(shifted(residual_net, float("nan"))).mean == float("inf")

@@ -210,6 +210,15 @@ def test_the_filters_of_a_front_end_stay_in_float(make_net, tensorrt: Scheme) ->
     assert reasons["front_end/bank"] == "residual front-end"
 
 
+def test_features_are_no_logit_so_no_layer_is_the_last(make_net, x86: Scheme) -> None:
+    net = make_net()
+    pooled = net.pool(net.conv("x", 3, 16, "stem"))
+    column = net.linear(net.linear(pooled, 16, 16, "hidden"), 16, 24, "out")
+    plan = place(GraphView(net.model(net.op("Reshape", column, net.constant([-1]), name="features"))), x86)
+    assert set(plan.weights) == {"stem_conv", "hidden", "out"}
+    assert left(plan) == {}
+
+
 def test_hard_swish_is_left_whole(make_net, tensorrt: Scheme) -> None:
     net = make_net()
     stem = net.conv("x", 3, 16, "stem", relu=False)

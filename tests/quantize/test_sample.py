@@ -10,7 +10,7 @@ from edgedet.artifact import Calibration
 from edgedet.data.index import Index, Row
 from edgedet.errors import DataError
 from edgedet.preprocess import Preprocess
-from edgedet.quantize.sample import content_key, pixel_batches, ranges_images, take_sample
+from edgedet.quantize.sample import Images, content_key, pixel_batches, ranges_images, take_sample
 
 
 def index(*rows: Row) -> Index:
@@ -132,3 +132,18 @@ def test_the_key_is_of_the_files_themselves(photographs: Index) -> None:
     path = photographs.root / "3.png"
     path.write_bytes(path.read_bytes() + b"\0")
     assert content_key(photographs, preprocess) != before
+
+
+def test_patches_come_one_by_one_for_ranges_and_by_image_for_judging() -> None:
+    first, second = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((1, 8, 20, 3), np.uint8)
+    first[0], first[1], second[0] = 1, 2, np.arange(20)[None, :, None]
+    images = Images(lambda: [first, second], held_out=lambda: [first, second], key="k").in_patches(4, lambda value: value[0])
+    ranges = list(images.ranges())
+    assert [patch.shape for patch in ranges] == [(1, 4, 4, 3)] * 12  # of the last ten only four
+    assert [int(patch[0, 0, 0, 0]) for patch in ranges] == [1] * 4 + [2] * 4 + [0, 12, 4, 16]
+    assert images.held_out is not None
+    assert [patches.shape for patches in images.held_out()] == [(4, 4, 4, 3)] * 3
+    assert images.few is None
+    assert images.key not in ("", "k")
+    assert images.finish is not None
+    assert Images(lambda: [first]).in_patches(4, lambda value: value).key == ""
