@@ -53,7 +53,7 @@ class GraphModule(nn.Module):
     ) -> None:
         super().__init__()
         reader = GraphReader(model, floats or {})
-        self.weight_bits, self.in_half = weight_bits, reader.half
+        self.weight_bits, self.in_half, self.fused = weight_bits, reader.half, reader.fused
         self.input, self.output = reader.view.inputs[0], reader.view.outputs[0]
         self.nodes, self.layers, self.pairs, self.most = reader.nodes, reader.layers, reader.pairs, reader.most
         self.trained = nn.ParameterDict({_key(name): nn.Parameter(_tensor(value)) for name, value in reader.trained.items()})
@@ -70,7 +70,7 @@ class GraphModule(nn.Module):
         for node in self.nodes:
             inputs = [values[name] if name in values else self._constant(name) for name in node.inputs]
             made = self._run(node, inputs)
-            rounds = node.output in self.in_half and node.op not in (QUANTIZE, DEQUANTIZE)
+            rounds = node.output in self.in_half and node.op not in (QUANTIZE, DEQUANTIZE) and node.name not in self.fused
             values[node.output] = fake.half(_require(_real(made))) if rounds else made
             for name in node.last:
                 values.pop(name, None)
@@ -106,11 +106,19 @@ class GraphModule(nn.Module):
             if node.op == "Relu" and isinstance(x, Sum):
                 return Sum(x.first, x.second, relu=True)
             if node.op in _ON_INTEGERS and isinstance(x, Scaled):
-                limits = (None if limit is None else limit / x.scale for limit in map(_real, others))
-                return Scaled(OPERATORS[node.op](node.given, x.values, *limits), x.scale)
+                return Scaled(self._on_integers(node, x, [*map(_real, others)]), x.scale)
             return OPERATORS[node.op](node.given, *map(_real, inputs))
         except QuantizeError as error:
             raise QuantizeError(f"{node.name} ({node.op}): {error}") from error
+
+    def _on_integers(self, node: Node, x: Scaled, limits: list[Tensor | None]) -> Tensor:
+        if node.op != "Clip":
+            return OPERATORS[node.op](node.given, x.values)
+        low, high = (*limits, None, None)[:2]
+        values = x.values
+        if low is not None:
+            values = torch.relu(values) if not low else -fake.at_most(-values, -low / x.scale)
+        return values if high is None else fake.at_most(values, high / x.scale)
 
     def _pair(self, node: Node, pair: Pair, x: Value) -> Scaled:
         """Round, or, behind a rounding, nothing: integers and scale are kept apart. Pixels are integers already."""
@@ -127,11 +135,12 @@ class GraphModule(nn.Module):
     def _layer(self, node: Node, layer: Layer, inputs: list[Value]) -> Value:
         """A layer on integers: their sums, and the scale of input and weight as one."""
         x = inputs[0]
-        if not isinstance(x, Scaled) or x.scale.ndim:
+        half = layer.weight.stands in self.in_half
+        if not isinstance(x, Scaled) or x.scale.ndim or half:
             x = Scaled(_require(_real(x)), torch.ones((), device=self._weight(layer.weight).device))
         bias = self._weight(layer.bias) if layer.bias is not None else None
         weight, bias, scale = fake.layer(self._weight(layer.weight), bias, x.scale, self._rounding(layer))
-        if layer.weight.stands in self.in_half:
+        if half:
             weight = fake.half(weight * fake.along(scale, layer.axis, weight.ndim))
             scale = torch.ones_like(x.scale)
         sums = OPERATORS[node.op](node.given, x.values, weight, bias)

@@ -71,7 +71,8 @@ class GraphReader:
 
     nodes: in order, without those that only make constants; a pair reads its first input only.
     layers, pairs: by node name.
-    half: the tensors in half precision.
+    half: the tensors in half precision; fused: nodes whose output never exists, because the addition behind them is done by the
+        same kernel, in float32.
     trained: tensor -> its float values, those of `floats` where they are given (see :class:`.graph_module.GraphModule`).
     constants: the others.
     most: scale -> what it must not be learnt to exceed.
@@ -92,6 +93,7 @@ class GraphReader:
         kept = [node for node in self.view.nodes if node.op_type != "Constant" and node.output[0] not in self._integers]
         for node in kept:
             self._read(node, floats)
+        self.fused = {node.name for node in kept if self._is_fused(node)}
         self.nodes = _with_last([_plain(node) for node in kept], self.view.outputs[0])
 
     def learnable(self) -> list[str]:
@@ -158,6 +160,13 @@ class GraphReader:
             high = self.view.constant(before.input[2])
             if high is not None:
                 self.most[pair.scale] = float(np.float32(high) / np.float32(pair.high))
+
+    def _is_fused(self, node: NodeProto) -> bool:
+        """Whether ONNX Runtime adds to the sums of the convolution `node` before anything is rounded (its FusedConv)."""
+        if node.op_type != "Conv" or not self.view.has_one_reader(node.output[0]):
+            return False
+        (reader,) = self.view.consumers(node.output[0])
+        return reader.op_type == "Add" and len(self.view.variables(reader)) == 2
 
     def _is_bias(self, node: NodeProto) -> bool:
         """Whether `node` adds the bias that a MatMul has no input for."""

