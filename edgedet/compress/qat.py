@@ -43,8 +43,8 @@ from edgedet.training.distributed import group
 LARGEST_DIFFERENCE = 0.05
 """In logits: how far the written graph may be from the forward pass that was trained; on the mean, in half precision.
 
-Integers add up the same everywhere, but of sums in float32 the last bit depends on their order, and where it turns a rounding to
-half precision, two runs of one graph go apart: in a deep network by a tenth of a logit, seldom by more.
+Integers add up the same everywhere, but of sums in float32 the last bit depends on their order, and where it turns a rounding
+to half precision, two runs of one graph go apart: in a deep network by a tenth of a logit, seldom by more.
 """
 
 _BATCH = 64
