@@ -82,6 +82,7 @@ class TrainingConfig(Config, frozen=True, kw_only=True):
     min_delta: what counts as a gain for `patience` is more than this.
     seed: of weights, order, augmentation and dropout.
     log_every: optimiser steps between lines of training loss in the metrics file; 0 for epochs only.
+    validate_every: optimiser steps between lines of validation figures in that file, which choose nothing; 0 for epochs only.
     augment: what is done to training images.
     """
 
@@ -125,6 +126,7 @@ class TrainingConfig(Config, frozen=True, kw_only=True):
     min_delta: NotNegative = 0.0
     seed: int = 0
     log_every: Annotated[int, msgspec.Meta(ge=0)] = 0
+    validate_every: Annotated[int, msgspec.Meta(ge=0)] = 0
     augment: Augment = Augment()
 
     def __post_init__(self) -> None:

@@ -163,6 +163,9 @@ class _Run:
                 losses += loss
                 if not self.step % 16 or self.logs_step():
                     self.report(epoch, in_epoch - first_step + 1, started, loss, journal)
+                if self.config.validate_every and self.step % self.config.validate_every == 0:
+                    journal.record(event="validation_step", epoch=epoch, step=self.step, **self.figures())
+                    freezing.train_mode(self.objective, self.frozen)
                 self.keep_safe(stop)
         mean = float(self.group.mean(losses).item()) / (self.plan.steps_per_epoch - first_step)
         self.require_finite(mean, epoch)
@@ -220,17 +223,25 @@ class _Run:
         ), item.seed
 
     def validate(self, epoch: int, journal: Journal) -> None:
-        self.average_statistics()
-        model = self.ema.model if self.ema else self.objective.model
-        figures = validation_figures(logits_of(model, self.val, self.group), self.val.index.labels)
+        figures = self.figures()
         self.history.append({"epoch": float(epoch), **figures})
         monitor = self.config.monitor
         best = self.best is None or score(figures, monitor) > score(self.history[self.best.best_epoch], monitor)
         if best:
-            self.best = FitResult(copy.deepcopy({k: v.cpu() for k, v in model.state_dict().items()}), epoch)
+            self.best = FitResult(copy.deepcopy({k: v.cpu() for k, v in self.validated.state_dict().items()}), epoch)
         journal.record(event="validation", epoch=epoch, step=self.step, best=best, **figures)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
         journal.say(f"epoch {epoch + 1}/{self.epochs}: {shown}{'  (best)' if best else ''}")
+
+    @property
+    def validated(self) -> nn.Module:
+        """The model that is validated and kept."""
+        return self.ema.model if self.ema else self.objective.model
+
+    def figures(self) -> dict[str, float]:
+        """Of the validation split, as the weights are now."""
+        self.average_statistics()
+        return validation_figures(logits_of(self.validated, self.val, self.group), self.val.index.labels)
 
     def average_statistics(self) -> None:
         for model in (self.objective.model, *([self.ema.model] if self.ema else [])):

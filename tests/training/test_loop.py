@@ -9,11 +9,14 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from tiny_training import CONFIG, EXACT, ArraySet, images, objective, run
+from timm.models import VisionTransformer
+from tiny_training import CONFIG, EXACT, SIDE, ArraySet, Mortal, images, objective, run
 
 from edgedet.data.augment import Augment
 from edgedet.data.index import Index
 from edgedet.errors import TrainingError
+from edgedet.models.pixels import PixelModel
+from edgedet.preprocess import Preprocess
 from edgedet.training import checkpoint, journal, loop, validation
 from edgedet.training.config import Phase
 from edgedet.training.losses import Supervised, supervised
@@ -189,6 +192,56 @@ def test_a_frozen_network_is_refused(tmp_path):
 def test_a_set_smaller_than_a_batch_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="128 training images do not fill one batch of 256"):
         run(tmp_path, changed(EXACT, batch_size=256))
+
+
+def test_a_look_at_the_validation_split_between_epochs_changes_nothing(phased, tmp_path):
+    """Frozen norms included: looking puts the network into evaluation mode and back."""
+    result = run(tmp_path, changed(PHASED, validate_every=3))
+    assert_same(result.state, phased[0].state)
+    assert_same(result.history, phased[0].history)
+    lines = [json.loads(line) for line in (tmp_path / journal.METRICS).read_text().splitlines()]
+    looks = [line for line in lines if line["event"] == "validation_step"]
+    assert [line["step"] for line in looks] == [*range(3, 40, 3)]
+    last = next(line for line in lines if line["event"] == "validation" and line["step"] == 24)
+    assert next(look for look in looks if look["step"] == 24)["loss"] == last["loss"]
+
+
+class TinyViT(torch.nn.Module):
+    """timm's, at 16 pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.vit = VisionTransformer(
+            img_size=SIDE, patch_size=4, embed_dim=16, depth=2, num_heads=2, num_classes=1, drop_path_rate=0.1
+        )
+
+    def forward(self, x):
+        return self.vit(x)
+
+
+def test_layers_that_learn_at_different_rates_resume_with_the_same_bits(tmp_path):
+    config = changed(EXACT, layer_decay=0.5, weight_decay=0.1, decay_norms=False, schedule="step", step_epochs=1)
+
+    def made(at=0):
+        torch.manual_seed(0)
+        return Mortal(PixelModel(TinyViT(), Preprocess(height=SIDE, width=SIDE)), config, at, signal.SIGTERM)
+
+    whole = made()
+    before = {name: tensor.detach().clone() for name, tensor in whole.model.net.named_parameters()}
+    run(tmp_path / "whole", config, whole)
+    with pytest.raises(loop.Interrupted):
+        run(tmp_path / "parts", config, made(at=11))
+    run(tmp_path / "parts", config, made(), resume=True)
+    state = checkpoint.load(tmp_path / "whole")
+    assert_same(checkpoint.load(tmp_path / "parts"), state)
+    groups = state["optimizer"]["param_groups"]
+    # The head's rate is one, the blocks' a half and a quarter, the patches' an eighth; after one step of the schedule a tenth.
+    assert {(group["lr_scale"], group["weight_decay"]) for group in groups} == {
+        (scale, decay) for scale in (1.0, 0.5, 0.25, 0.125) for decay in (0.0, 0.1)
+    }
+    assert all(group["lr"] == pytest.approx(0.001 * group["lr_scale"]) for group in groups)
+    moved = {name: float((state["objective"][f"model.net.{name}"] - tensor).abs().max()) for name, tensor in before.items()}
+    assert moved["vit.head.weight"] > 2 * moved["vit.patch_embed.proj.weight"] > 0
 
 
 def test_figures_of_steps_that_are_taken_again_are_written_once(tmp_path):

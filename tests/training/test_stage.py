@@ -21,6 +21,7 @@ from edgedet.errors import ArtifactError, DataError, GateFailed, RecipeError, Tr
 from edgedet.evaluate.assess import VALIDATION, require_gates
 from edgedet.models.pixels import PixelModel
 from edgedet.preprocess import Preprocess
+from edgedet.recipe import parse
 from edgedet.training import journal, stage
 from edgedet.training.distributed import Group
 
@@ -52,6 +53,55 @@ def test_a_recipe_and_images_become_a_checkpoint_that_rebuilds_to_the_bit(data, 
     np.testing.assert_array_equal(logits, golden.logits)
     np.testing.assert_array_equal(golden.parent_logits, golden.logits)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+TWO_STAGES = """
+stage = "train"
+detector = { name = "edge32", arguments = { width = 8 } }
+preprocess = { height = 16, width = 16 }
+
+[training]
+batch_size = 16
+amp = false
+monitor = "loss"
+patience = 4
+consistency_weight = 0.1
+
+[training.augment]
+rotation = 10.0
+jpeg = 0.5
+
+[[training.phases]]
+epochs = 2
+lr = 1e-3
+train = ["head"]
+
+[[training.phases]]
+epochs = 1
+lr = 1e-5
+freeze_norms = true
+"""
+
+
+def test_a_recipe_trains_the_head_first_and_then_the_rest_with_frozen_norms(data, tmp_path):
+    recipe = parse(TWO_STAGES, stage.TrainRecipe, source="two-stages")
+    made = train_stage(data, tmp_path / "a", recipe)
+    assert [phase["train"] for phase in made.manifest.config["training"]["phases"]] == [["head"], []]
+    lines = [json.loads(line) for line in (made.path / journal.METRICS).read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line["event"] == "validation"] == [0, 1, 2]
+    torch.manual_seed(0)
+    fresh = models.create(recipe.detector).state_dict()
+    norms = [name for name in fresh if "running" in name]
+    assert norms
+    weights = load_file(made.file(WEIGHTS))
+    assert all(torch.equal(weights[name], fresh[name]) for name in norms), "no phase has touched them"
+    assert not torch.equal(weights["head.weight"], fresh["head.weight"])
+
+
+def test_a_part_that_the_detector_does_not_have_is_refused_before_anything_is_trained(data, tmp_path):
+    recipe = parse(TWO_STAGES, stage.TrainRecipe, source="x", overrides=['training.freeze=["haed"]'])
+    with pytest.raises(TrainingError, match=r"training.freeze names 'haed'.*did you mean 'head'"):
+        train_stage(data, tmp_path / "a", recipe)
 
 
 def test_a_stage_refuses_to_write_over_something(data, tmp_path):
