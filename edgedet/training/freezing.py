@@ -95,7 +95,7 @@ def check(model: nn.Module, config: TrainingConfig) -> None:
     for number, phase in enumerate(config.phases or (Phase(),), 1):
         if learning <= frozen(net, config.freeze, phase).parameters:
             where = f"phase {number}" if config.phases else "training"
-            raise TrainingError(f"nothing to train: every parameter is frozen in {where}; shorten training.freeze or name more")
+            raise TrainingError(f"nothing to train: every parameter is frozen in {where}: freeze fewer parts, or train more")
 
 
 def _under(name: str, parts: Sequence[str]) -> bool:

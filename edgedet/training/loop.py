@@ -141,6 +141,8 @@ class _Run:
         while phase := current(self.config, self.history):
             if phase.number != self.entered.number:
                 self.enter(phase)
+                begun = f"phase {phase.number + 1}/{len(self.config.phases)}"
+                journal.say(f"{begun} begins from the weights of epoch {self.best.best_epoch + 1 if self.best else 0}")
             # Every validated epoch has its line: a run that was stopped between the two takes up at the validation.
             epoch = len(self.history)
             first_step = self.step - epoch * self.plan.steps_per_epoch

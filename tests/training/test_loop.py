@@ -295,11 +295,13 @@ def test_a_run_in_phases_stopped_at_any_step_ends_with_the_same_bits(phased, tmp
 
 def test_a_run_killed_between_two_phases_ends_with_the_same_bits(phased, tmp_path):
     """The last state on disk is the one saved at the end of the first phase, with the optimiser of the head alone."""
-    run(tmp_path, changed(PHASED, phases=PHASED.phases[:1]))
+    first = run(tmp_path, changed(PHASED, phases=PHASED.phases[:1]))
     whole, state, _ = phased
     checkpoint.save({**checkpoint.load(tmp_path), "config": state["config"]}, tmp_path)
     assert_same(run(tmp_path, PHASED, resume=True).history, whole.history)
     assert_same(checkpoint.load(tmp_path), state)
+    said = (tmp_path / journal.LOG).read_text()
+    assert said.count(f"phase 2/2 begins from the weights of epoch {first.best_epoch + 1}") == 1
 
 
 def test_a_phase_begins_from_the_best_weights_of_the_one_before(tmp_path):
