@@ -56,7 +56,6 @@ COVERED = {
     "models/__init__": "tests/models/test_detectors.py",
     "models/cifake": "tests/models/test_detectors.py",
     "models/edgenet": "tests/models/test_detectors.py",
-    "models/npr": "tests/models/test_detectors.py",
     "models/pixels": "tests/models/test_detectors.py",
     "models/ram": "tests/models/test_detectors.py",
     "models/resnet": "tests/models/test_detectors.py",

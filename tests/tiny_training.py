@@ -20,6 +20,7 @@ from edgedet.artifact import Artifact, DetectorSpec
 from edgedet.data.augment import Augment
 from edgedet.data.index import Index, Row
 from edgedet.models.pixels import PixelModel
+from edgedet.models.variational import BayesianLinear
 from edgedet.preprocess import Preprocess
 from edgedet.training import loop, stage
 from edgedet.training.config import TrainingConfig
@@ -109,6 +110,20 @@ class Net(nn.Module):
         return self.head(self.features(x).mean((2, 3)))
 
 
+class BayesianNet(Net):
+    """The same with a last layer of which every batch draws a sample, and whose divergence is paid for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = BayesianLinear(8)
+
+    def penalty(self, images):
+        return self.head.penalty(images)
+
+
+NETS = {"plain": Net, "bayesian": BayesianNet}
+
+
 class Mortal(Supervised):
     """Sends itself a signal in the forward pass of one step."""
 
@@ -123,9 +138,9 @@ class Mortal(Supervised):
         return super().forward(batch)
 
 
-def objective(config: TrainingConfig, *, at: int = 0, kind: int = signal.SIGTERM) -> Supervised:
+def objective(config: TrainingConfig, net: str = "plain", *, at: int = 0, kind: int = signal.SIGTERM) -> Supervised:
     torch.manual_seed(config.seed)
-    return Mortal(PixelModel(Net(), Preprocess(height=SIDE, width=SIDE)), config, at, kind)
+    return Mortal(PixelModel(NETS[net](), Preprocess(height=SIDE, width=SIDE)), config, at, kind)
 
 
 def run(
@@ -147,6 +162,7 @@ def main() -> None:
     parser.add_argument("what", choices=["fit", "stage"])
     parser.add_argument("out", type=Path)
     parser.add_argument("--config", default="{}", help="changes to EXACT, as JSON")
+    parser.add_argument("--net", choices=NETS, default="plain")
     parser.add_argument("--at", type=int, default=0)
     parser.add_argument("--kind", type=int, default=signal.SIGTERM)
     parser.add_argument("--save-every", type=float, default=loop.SAVE_EVERY_SECONDS)
@@ -158,7 +174,7 @@ def main() -> None:
         return
     config = msgspec.json.decode(asked.config, type=TrainingConfig)
     with group() as processes:
-        run(asked.out, config, objective(config, at=asked.at, kind=asked.kind), group=processes)
+        run(asked.out, config, objective(config, asked.net, at=asked.at, kind=asked.kind), group=processes)
 
 
 if __name__ == "__main__":

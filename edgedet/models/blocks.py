@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,11 +34,39 @@ class ChannelGate(nn.Module):
         return torch.sigmoid(self.expand(F.relu(self.reduce(pooled))))
 
 
-class SpatialGate(nn.Module):
-    """CBAM's spatial gate, a convolution over [channel max; channel mean]. Source: Woo et al., ECCV 2018."""
+class CbamGate(nn.Module):
+    """CBAM's channel gate, one bias-free bottleneck on mean and maximum, (B, C, H, W) -> (B, C, 1, 1).
 
-    def __init__(self, kernel: int = 7, *, bias: bool = True) -> None:
+    Source: Woo et al., ECCV 2018, equation 2: ``sigmoid_of_sum``, in (0, 1). ``sum_of_sigmoids``, in (0, 2), is what the NPR of
+    "AI-Generated Image Detection" (Dou, Xu, Zhang, Shen) was trained with.
+    """
+
+    def __init__(
+        self, channels: int, reduction: int = 16, *, form: Literal["sum_of_sigmoids", "sigmoid_of_sum"] = "sum_of_sigmoids"
+    ) -> None:
         super().__init__()
+        self.form = form
+        self.reduce = nn.Conv2d(channels, channels // reduction, 1, bias=False)
+        self.expand = nn.Conv2d(channels // reduction, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> gate (B, C, 1, 1)."""
+        mean, largest = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        mean, largest = (self.expand(F.relu(self.reduce(pooled))) for pooled in (mean, largest))
+        if self.form == "sigmoid_of_sum":
+            return torch.sigmoid(mean + largest)
+        return torch.sigmoid(mean) + torch.sigmoid(largest)
+
+
+class SpatialGate(nn.Module):
+    """CBAM's spatial gate, a convolution over [channel max; channel mean]. Source: Woo et al., ECCV 2018.
+
+    mean_first: the two in the other order, which weights trained that way need.
+    """
+
+    def __init__(self, kernel: int = 7, *, bias: bool = True, mean_first: bool = False) -> None:
+        super().__init__()
+        self.mean_first = mean_first
         self.conv = nn.Conv2d(2, 1, kernel, padding=kernel // 2, bias=bias)
 
     def layout(self) -> Layout:
@@ -45,7 +75,19 @@ class SpatialGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> gate (B, 1, H, W) in (0, 1)."""
-        return torch.sigmoid(self.conv(torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)))
+        planes = [x.amax(1, keepdim=True), x.mean(1, keepdim=True)]
+        return torch.sigmoid(self.conv(torch.cat(planes[::-1] if self.mean_first else planes, dim=1)))
+
+
+class Gated(nn.Module):
+    """``F * gate(F)``, (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, gate: nn.Module) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.as_tensor(self.gate(x))
 
 
 class StyleRecalibration(nn.Module):

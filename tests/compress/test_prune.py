@@ -11,8 +11,12 @@ from edgedet.compress import prune
 from edgedet.compress.prune import PruneRecipe
 from edgedet.errors import NothingToPrune, RecipeError, TrainingError
 from edgedet.models import structure
+from edgedet.models.bayes import BayesianResNet
+from edgedet.models.blocks import Gated, SpatialGate
 from edgedet.models.macs import macs
 from edgedet.models.pixels import PixelModel
+from edgedet.models.variational import BayesianLinear
+from edgedet.preprocess import Preprocess
 from edgedet.training import stage
 from edgedet.training.config import TrainingConfig
 
@@ -116,6 +120,8 @@ SWIN = {"img_size": 56, "depths": [2, 2], "num_heads": [2, 4], "embed_dim": 32}
 FAMILIES = [
     ("edge32-teacher", 16, {}),
     ("npr", 32, {}),
+    ("npr-final", 32, {}),
+    ("npr-student", 32, {}),
     ("ram-net", 32, {}),
     ("ladeda", 32, {}),
     ("efficientnet-lite0", 32, {}),
@@ -141,6 +147,24 @@ def test_each_family_costs_less_and_comes_back_from_its_structure_to_the_bit(nam
     pixels = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8)
     with torch.inference_mode():
         assert torch.equal(again(pixels), model(pixels))
+
+
+def test_a_bayesian_layer_loses_inputs_with_their_deviations_and_samples():
+    torch.manual_seed(0)
+    trunk = nn.Conv2d(3, 32, 3)
+    net = BayesianResNet(trunk, Gated(SpatialGate(3)), BayesianLinear(32, samples=5))
+    before = net.head.weight_draws
+    model = PixelModel(net, Preprocess(height=8, width=8)).eval()
+    prune.narrow(model, "resnet50-sa-bnn", RECIPE, lambda candidate: candidate.net.trunk.out_channels <= 24)
+    left = model.net.trunk.out_channels
+    assert left <= 24
+    head = model.net.head
+    assert (head.in_features, head.weight.shape, head.weight_rho.shape) == (left, (2, left), (2, left))
+    # Whole columns of samples are left, in their order.
+    columns = [column for column in range(32) if (before[:, :, column, None] == head.weight_draws).all(0).all(0).any()]
+    assert torch.equal(before[:, :, columns], head.weight_draws)
+    pixels = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    torch.testing.assert_close(model.deployed()(pixels), model(pixels))
 
 
 def test_heads_and_hidden_widths_go_by_default_and_the_embedding_when_it_is_asked_for():

@@ -28,8 +28,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not compiler.available(), rea
 STRESS = ParityGate(mean_relative=0.5)
 """Random weights have no verdict to keep, and RAM-Net's gates make 0.29 of rounding; what is broken is far beyond this."""
 
-SIDES = {"ladeda": 48, "spai-tiny": 224, "timm/vit_small_patch16_224": 224, "timm/swin_tiny_patch4_window7_224": 224}
-"""Others than 96: LaDeDa computes as much at 48 pixels as ResNet-50 at 96, and transformers are made for one size."""
+SIDES = {
+    "ladeda": 48,
+    "resnet50-bnn": 128,
+    "spai-tiny": 224,
+    "timm/vit_small_patch16_224": 224,
+    "timm/swin_tiny_patch4_window7_224": 224,
+}
+"""Others than 96: LaDeDa computes as much at 48 pixels as ResNet-50 at 96, and transformers are made for one size. The Bayesian
+layer starts with large weights: behind maps of 3x3, float32 rounds its logits to the parity gate's 1e-4 of their scale."""
 
 NARROW = ("cifake-cnn", "cifake-cnn-srm", "ladeda-tiny")
 
@@ -43,8 +50,15 @@ EXPECTED = {
     "ladeda": (54, 54),
     "ladeda-tiny": (1, 4),
     "npr": (24, 24),
+    "npr-channel": (24, 32),
+    "npr-final": (24, 32),
+    "npr-multiscale": (24, 24),
+    "npr-spatial": (24, 26),
+    "npr-student": (5, 5),
     "ram-net": (53, 83),
     "resnet50": (53, 53),
+    "resnet50-bnn": (53, 53),
+    "resnet50-sa-bnn": (53, 54),
     "spai-tiny": (1, 1),
     "timm/efficientnet_lite0": (49, 49),
     "timm/legacy_xception": (74, 74),

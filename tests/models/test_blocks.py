@@ -8,7 +8,15 @@ import torch.nn.functional as F
 from edgedet import models
 from edgedet.artifact import DetectorSpec
 from edgedet.models import ram
-from edgedet.models.blocks import ChannelGate, NearestResidual, SpatialGate, StyleRecalibration, nearest_indices
+from edgedet.models.blocks import (
+    CbamGate,
+    ChannelGate,
+    Gated,
+    NearestResidual,
+    SpatialGate,
+    StyleRecalibration,
+    nearest_indices,
+)
 from edgedet.models.pixels import PixelModel
 from edgedet.models.ram import ResidualAttention
 
@@ -82,10 +90,34 @@ def test_channel_gate_is_two_linear_maps_of_the_channel_means():
         torch.testing.assert_close(gate(x)[image].flatten(), expected)
 
 
-def test_spatial_gate_slides_over_the_maximum_and_the_mean_of_channels():
-    gate = SpatialGate(3)
+@pytest.mark.parametrize("form", ["sum_of_sigmoids", "sigmoid_of_sum"])
+def test_cbam_gate_is_one_bottleneck_on_means_and_maxima(form):
+    gate = CbamGate(32, reduction=16, form=form)
+    x = torch.randn(2, 32, 3, 5)
+    reduce, expand = gate.reduce.weight.view(2, 32), gate.expand.weight.view(32, 2)
+    for image in range(2):
+        mean, largest = (
+            expand @ torch.relu(reduce @ torch.stack([pool(x[image, channel]) for channel in range(32)]))
+            for pool in (torch.mean, torch.max)
+        )
+        expected = torch.sigmoid(mean + largest) if form == "sigmoid_of_sum" else torch.sigmoid(mean) + torch.sigmoid(largest)
+        torch.testing.assert_close(gate(x)[image].flatten(), expected)
+
+
+def test_a_gate_multiplies_what_it_reads():
+    block, x = Gated(CbamGate(16)), torch.randn(2, 16, 3, 4)
+    gate = block.gate(x)
+    for row in range(3):
+        for column in range(4):
+            torch.testing.assert_close(block(x)[:, :, row, column], x[:, :, row, column] * gate[:, :, 0, 0])
+
+
+@pytest.mark.parametrize("mean_first", [False, True])
+def test_spatial_gate_slides_over_the_maximum_and_the_mean_of_channels(mean_first):
+    gate = SpatialGate(3, mean_first=mean_first)
     x = torch.randn(1, 4, 5, 5)
-    planes = torch.stack([x[0].max(dim=0).values, x[0].mean(dim=0)])
+    largest, mean = x[0].max(dim=0).values, x[0].mean(dim=0)
+    planes = torch.stack([mean, largest] if mean_first else [largest, mean])
     padded = F.pad(planes, (1, 1, 1, 1))
     out = gate(x)
     for row in range(5):

@@ -1,12 +1,14 @@
 import functools
 
 import pytest
+import timm
 import torch
 
 from edgedet import models
 from edgedet.artifact import DetectorSpec
 from edgedet.errors import ModelError
 from edgedet.models.pixels import PixelModel
+from edgedet.models.resnet import with_weights
 from edgedet.models.structure import count_parameters
 
 PUBLISHED = {
@@ -14,7 +16,13 @@ PUBLISHED = {
     "cifake-cnn-srm": 61_265,
     "resnet50": 23_512_130,
     "ram-net": 24_439_328,
+    "resnet50-bnn": 23_508_032 + 8_196,
+    "resnet50-sa-bnn": 23_508_032 + 99 + 8_196,
     "npr": 1_437_761,
+    "npr-multiscale": 1_437_765,
+    "npr-channel": 1_446_465,
+    "npr-spatial": 1_437_957,
+    "npr-final": 1_446_469,
     "efficientnet-lite0": 3_372_289,
     "spai": 132_628_761,
     "spai-tiny": 8_797_273,
@@ -95,6 +103,14 @@ def test_any_timm_model_is_a_detector_with_one_logit_and_its_own_input():
 def test_unknown_names_and_arguments_have_the_nearest_right_one(spec, message):
     with pytest.raises(ModelError, match=message):
         models.create(spec)
+
+
+def test_the_imagenet_weights_of_resnet50_are_those_of_the_word():
+    assert (with_weights(False), with_weights(True)) == ("resnet50", "resnet50")
+    assert timm.get_pretrained_cfg(with_weights("torchvision")).url.endswith("/resnet50-0676ba61.pth")
+    for name in ("resnet50", "resnet50-bnn"):
+        with pytest.raises(ModelError, match="is true, false or \"torchvision\", got 'tv'"):
+            models.create(DetectorSpec(name=name, arguments={"pretrained": "tv"}))
 
 
 def test_two_classes_become_one_logit_whose_sigmoid_is_the_softmax():

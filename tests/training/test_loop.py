@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from timm.models import VisionTransformer
-from tiny_training import CONFIG, EXACT, SIDE, ArraySet, Mortal, images, objective, run
+from tiny_training import CONFIG, EXACT, NETS, SIDE, ArraySet, Mortal, images, objective, run
 
 from edgedet.data.augment import Augment
 from edgedet.data.index import Index
@@ -109,12 +109,13 @@ def test_a_terminated_process_saves_at_the_step_it_is_in(uninterrupted, tmp_path
 
 
 @pytest.mark.slow
-def test_two_processes_end_where_one_that_accumulates_ends(tmp_path):
-    two = start("fit", str(tmp_path / "two"), "--config", msgspec.json.encode(EXACT).decode(), processes=2)
+@pytest.mark.parametrize("net", NETS)
+def test_two_processes_end_where_one_that_accumulates_ends(tmp_path, net):
+    two = start("fit", str(tmp_path / "two"), "--config", msgspec.json.encode(EXACT).decode(), "--net", net, processes=2)
     assert two.returncode == 0, two.stderr
-    run(tmp_path / "one", changed(EXACT, accumulate=2))
+    run(tmp_path / "one", changed(EXACT, accumulate=2), objective(EXACT, net))
     one, two = (checkpoint.load(tmp_path / name)["objective"] for name in ("one", "two"))
-    for name, weights in objective(EXACT).named_parameters():
+    for name, weights in objective(EXACT, net).named_parameters():
         assert not torch.equal(one[name], weights), f"{name} was not trained"
         torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=0)
 
