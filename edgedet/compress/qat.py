@@ -72,8 +72,8 @@ class QatRecipe(Config, frozen=True, kw_only=True):
     images: Annotated[int, msgspec.Meta(ge=1)] = 512
     held_out: Annotated[int, msgspec.Meta(ge=1)] = 256
     learn_scales: bool = True
-    training: TrainingConfig = TrainingConfig(epochs=3, lr=1e-4, amp=False)
-    distillation: Distillation = Distillation(temperature=1.0, logit_weight=1.0)
+    training: TrainingConfig = TrainingConfig(epochs=3, lr=5e-5, amp=False)
+    distillation: Distillation = Distillation(temperature=8.0, logit_weight=1.0)
     gates: tuple[Gate, ...] = ()
 
     def __post_init__(self) -> None:
