@@ -115,6 +115,7 @@ def export(
     ranges: Annotated[str | None, typer.Option(help="INT8: auto tries minmax, percentile, mse and entropy.")] = None,
     bias_correction: Annotated[str | None, typer.Option(help="INT8: true, false, or auto: if it helps.")] = None,
     mixed: Annotated[bool, typer.Option("--mixed", help="INT8: what it harms most stays in float, see mixed.*")] = False,
+    maps: Annotated[bool, typer.Option("--maps", help="The graph gives its heat-maps as well, for `edgedet explain`.")] = False,
     engine: Annotated[bool, typer.Option("--engine", help="TensorRT's engine of an ONNX artifact, for this device.")] = False,
     data: Data = None,
     gate: GateFile = None,
@@ -130,8 +131,9 @@ def export(
         raise UsageError("--gate needs --data: gates are tested on its validation split")
     gates = gates_of(gate) if gate else None
     if engine:
-        if int8 or fp16 or fp32 or target != "host" or overrides:
-            raise UsageError("--engine keeps the graph's precision and target: leave --int8, --fp16, --fp32 and --target out")
+        if int8 or fp16 or fp32 or maps or target != "host" or overrides:
+            kept = "--int8, --fp16, --fp32, --maps and --target"
+            raise UsageError(f"--engine keeps the graph's precision, outputs and target: leave {kept} out")
         from edgedet.export import tensorrt
 
         built = tensorrt.EngineConfig(gates=gates)
@@ -140,6 +142,7 @@ def export(
     from edgedet.export.stage import ExportConfig, run
 
     given = [f"target={target}", f"precision={precision}", *_int8(precision, ranges, bias_correction, mixed=mixed)]
+    given += ["maps=true"] if maps else []
     config = recipe.parse("", ExportConfig, source="edgedet export", overrides=[*given, *(overrides or ())])
     config = msgspec.structs.replace(config, gates=config.gates if gates is None else gates)
     index = data_of(data) if data or config.precision == "int8" else None

@@ -21,8 +21,10 @@ from edgedet.data.parallel import usable_cores
 from edgedet.errors import ArtifactError, DataError, ExportError
 from edgedet.evaluate.assess import assess, carry_over
 from edgedet.export import compile as compiler
+from edgedet.export import maps as export_maps
 from edgedet.export import parity
 from edgedet.export.graphs import FILES, Graphs
+from edgedet.export.maps import Maps
 from edgedet.export.parity import Logits, Parity, ParityGate
 from edgedet.export.precision import Lowered, linted, lower
 from edgedet.preprocess import Pixels, Preprocess
@@ -48,6 +50,8 @@ class ExportConfig(Config, frozen=True, kw_only=True):
     opset: of the graph; None is the target's.
     patches: two graphs of a network that reads patches, for images of any size, instead of one for the size that it was
         trained on; see `edgedet.models.patchwise`. A parent of two graphs is written as two.
+    maps: whether the graph gives its heat-maps, and what else the network gives, behind the logit: `edgedet.models.maps`. A
+        graph as parent keeps what it gives.
     parity: limits on the golden inputs; None is the precision's, `edgedet.export.parity.GATES`.
     gates: instead of those that the parent hands down.
     """
@@ -62,6 +66,7 @@ class ExportConfig(Config, frozen=True, kw_only=True):
     held_out: Annotated[int, msgspec.Meta(ge=1)] = 256
     opset: int | None = None
     patches: bool = False
+    maps: bool = False
     parity: ParityGate | None = None
     gates: tuple[Gate, ...] | None = None
     seed: int = 0
@@ -72,12 +77,14 @@ class _Float:
     """The full-precision graphs, and the parent's logits (N,) on its golden inputs, computed again here.
 
     preprocess: the graphs', which is not the parent's where two are made of one network.
+    maps: what they give on the golden inputs besides the logit.
     """
 
     graphs: Graphs
     parent_logits: Logits
     preprocess: Preprocess
     figures: Figures = field(default_factory=dict)
+    maps: Maps = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class Made:
 
     expected: logits (N,) that it must give on its parent's golden inputs, as far as `limits` say.
     stage, config, figures: for the manifest; files: copied into the artifact.
+    maps: what the graph gives besides in full precision; how like its own are is for the manifest.
     aggregator: behind the graph when that is an encoder of patches; preprocess: when it is not the parent's.
     """
 
@@ -100,6 +108,7 @@ class Made:
     seed: int
     figures: Figures = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    maps: Maps = field(default_factory=dict)
     aggregator: onnx.ModelProto | None = None
     preprocess: Preprocess | None = None
 
@@ -148,6 +157,7 @@ def prepare(config: ExportConfig, parent: Artifact, data: Index | None) -> Made:
         precision=config.precision,
         seed=config.seed,
         figures=source.figures,
+        maps=source.maps,
         aggregator=source.graphs.aggregator,
         preprocess=source.preprocess,
     )
@@ -164,6 +174,9 @@ def write(made: Made, parent: Artifact, data: Index | None, out: Path) -> Artifa
     golden = parent.golden
     measured = prove(made.graphs, golden.pixels, made.expected, parent)
     measured.hold(made.limits, f"{parent.path} in {made.precision}")
+    if made.maps:
+        likeness = export_maps.likeness(export_maps.further(made.lowered.model, golden.pixels), made.maps)
+        made = replace(made, figures={**made.figures, "maps": likeness})
     images = golden.images if made.preprocess in (None, parent.manifest.preprocess) else _encoded(golden.pixels)
     with artifacts.writing(out) as draft:
         made.graphs.save(draft.path)
@@ -227,6 +240,8 @@ def _float_graph(config: ExportConfig, target: Target, parent: Artifact, pixels:
     parent.require("onnx")
     if config.patches and not parent.is_patchwise:
         raise ArtifactError(f"{parent.path}: is one graph for whole images: make two of its checkpoint")
+    if config.maps and parent.manifest.graphs[0].outputs[1:] == []:
+        raise ArtifactError(f"{parent.path}: is a graph that gives nothing but the logit: export its checkpoint with --maps")
     graph = parent.manifest.graphs[0]
     if graph.precision != "fp32":
         raise ArtifactError(f"{parent.path}: is in {graph.precision} already: export from the checkpoint or its FP32 graph")
@@ -238,7 +253,8 @@ def _float_graph(config: ExportConfig, target: Target, parent: Artifact, pixels:
     graphs = Graphs.load(parent)
     measured = prove(graphs, pixels, parent.golden.logits, parent)
     measured.hold(parity.GATES["fp32"], f"{parent.path}, against the golden logits that it was written with")
-    return _Float(graphs, measured.logits, parent.manifest.preprocess)
+    maps = {} if parent.is_patchwise else export_maps.further(graphs.model, pixels)
+    return _Float(graphs, measured.logits, parent.manifest.preprocess, maps=maps)
 
 
 def _from_checkpoint(config: ExportConfig, parent: Artifact, pixels: Pixels, opset: int) -> _Float:
@@ -255,7 +271,12 @@ def _from_checkpoint(config: ExportConfig, parent: Artifact, pixels: Pixels, ops
         logits: Logits = module(torch.from_numpy(pixels)).float().numpy()
     again = parity.compare({len(pixels): logits}, parent.golden.logits, manifest.calibration)
     again.hold(parity.GATES["fp32"], f"{parent.path}, against the golden logits that it was written with")
-    if config.patches:
+    if config.patches and config.maps:
+        raise ExportError(f"{parent.path}: two graphs give the logit alone: leave out patches=true or --maps")
+    if config.maps:
+        model, maps = export_maps.export(module.deployed(), parent, pixels, opset)
+        source = _Float(Graphs(model), logits, manifest.preprocess, maps=maps)
+    elif config.patches:
         graphs, preprocess, parts = patchwise.export(module.deployed(), parent, pixels, opset)
         source = _Float(graphs, logits, preprocess, {"parts": parts})
     else:
