@@ -23,35 +23,36 @@ def register(app: typer.Typer) -> None:
 
 
 def list_models(json: Json = None) -> None:
-    """List the detectors: parameters, MACs at their published input, source."""
-    import torch
-
+    """List the detectors: source, parameters, MACs at their published input, front-end, what export and INT8 must know."""
     from edgedet import models
     from edgedet.artifact import DetectorSpec
     from edgedet.models import structure
     from edgedet.models.macs import macs
-    from edgedet.models.pixels import PixelModel
 
     records: list[dict[str, Any]] = []
     for name, line in models.DETECTORS.items():
-        with torch.device("meta"):  # shapes without values: what is counted depends on no weight
-            net = models.create(DetectorSpec(name=name)).eval()
-            multiplications = macs(PixelModel(net, line.preprocess))
+        model = models.weightless(DetectorSpec(name=name))
         records.append(
             {
                 "name": name,
-                "parameters": structure.count_parameters(net),
-                "mmacs": multiplications / 1e6,
-                "input": f"{line.preprocess.height}x{line.preprocess.width}",
                 "source": line.source,
+                "parameters": structure.count_parameters(model.net),
+                "mmacs": macs(model) / 1e6,
+                "input": f"{line.preprocess.height}x{line.preprocess.width}",
+                "front_end": line.front_end,
+                "export_notes": line.export_notes,
+                "int8_notes": line.int8_notes,
             }
         )
     rows = [
-        (each["name"], f"{each['parameters']:,}", f"{each['mmacs']:,.1f}", each["input"], each["source"]) for each in records
+        (each["name"], each["source"], f"{each['parameters']:,}", f"{each['mmacs']:,.1f}", each["input"], each["front_end"])
+        for each in records
     ]
-    rows.append(("timm/<name>", "", "", "", "any model of timm, one logit"))
-    columns = ("detector", "parameters", "MMACs", "input", "source")
-    show(table("detectors", columns, rows, right=columns[1:3]), json=json, record=records)
+    rows.append(("timm/<name>", "any model of timm, one logit", "", "", "", ""))
+    columns = ("detector", "source", "parameters", "MMACs", "input", "front-end")
+    notes = [(each["name"], each["export_notes"], each["int8_notes"]) for each in records]
+    shown = table("notes", ("detector", "export", "INT8"), [row for row in notes if any(row[1:])])
+    show(table("detectors", columns, rows, right=columns[2:4]), shown, json=json, record=records)
 
 
 def list_recipes(

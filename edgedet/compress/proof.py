@@ -70,8 +70,9 @@ def _unread(net: nn.Module, groups: Sequence[Group]) -> nn.Module:
         for cut in group.cuts:
             if cut.reads:
                 gone = (cut.units >= 0) & ~kept[cut.units.clamp_min(0)]
-                for key, axis in structure.axes(made.get_submodule(cut.name), cut.slot):
-                    made.get_submodule(cut.name).get_parameter(key).movedim(axis, 0)[gone] = 0
+                layer = made.get_submodule(cut.name)
+                for key, axis in structure.axes(layer, cut.slot):
+                    getattr(layer, key).movedim(axis, 0)[gone] = 0
     return made
 
 

@@ -59,7 +59,8 @@ class PruneRecipe(Config, frozen=True, kw_only=True):
     cost: multiply-accumulates, or the latency that is measured on this machine.
     steps: remove a part, fine-tune, again.
     round_to: widths that are cut become multiples of it; INT8 kernels pad others.
-    importance: see `edgedet.compress.importance.scores`; ``taylor`` reads images.
+    importance: the units that go first have the least `magnitude` of weights, BatchNorm scale (`bn-scale`, Network Slimming)
+        or change of the loss (`taylor`), or are taken at `random`, the control.
     images: how many of the training split ``taylor`` reads.
     max_layer_share: the most that a single layer may lose.
     training: fine-tuning after each step, with the teacher's answers.

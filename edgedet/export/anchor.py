@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -25,7 +26,7 @@ from edgedet.data.simulate import golden_images
 from edgedet.data.store import cache_root
 from edgedet.export.parity import ParityGate
 from edgedet.export.stage import ExportConfig, run
-from edgedet.models import IMAGENET_MEAN, IMAGENET_STD
+from edgedet.models import IMAGENET_MEAN, IMAGENET_STD, structure
 from edgedet.models.pixels import PixelModel
 from edgedet.preprocess import Preprocess
 from edgedet.target import Precision
@@ -64,10 +65,18 @@ def _make(root: Path, target: str) -> None:
                 run(config, checkpoint, index, out, assessed=False)
 
 
-def untrained(out: Path, spec: DetectorSpec, preprocess: Preprocess, *, golden: int = 16) -> Artifact:
+def untrained(
+    out: Path,
+    spec: DetectorSpec,
+    preprocess: Preprocess,
+    *,
+    golden: int = 16,
+    change: Callable[[PixelModel], object] | None = None,
+) -> Artifact:
     """A checkpoint of seeded random weights, its BatchNorm statistics those of the golden photographs, so that ranges are real.
 
     golden: how many of the photographs it keeps as golden inputs.
+    change: what is done to the network first, such as pruning.
 
     Raises:
         ArtifactError: `out` exists.
@@ -78,6 +87,8 @@ def untrained(out: Path, spec: DetectorSpec, preprocess: Preprocess, *, golden: 
     images = golden_images()
     pixels = np.stack([preprocess(image) for image in images])
     models.classifier_of(model.net, spec.name).reset_parameters()  # timm gives one class weights of up to 1
+    if change is not None:
+        change(model)
     with torch.no_grad():
         _settle(model, torch.from_numpy(pixels))
         logits = model.eval()(torch.from_numpy(pixels[:golden])).numpy()
@@ -88,6 +99,7 @@ def untrained(out: Path, spec: DetectorSpec, preprocess: Preprocess, *, golden: 
             kind="checkpoint",
             stage="anchor",
             detector=spec,
+            structure=structure.difference(model.net, models.rebuild(spec, {})),
             preprocess=preprocess,
             calibration=_ALL_FAKE,
             seed=_SEED,

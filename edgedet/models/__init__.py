@@ -36,6 +36,7 @@ __all__ = [
     "example_pixels",
     "lookup",
     "rebuild",
+    "weightless",
 ]
 
 FAMILIES = (bayes, cifake, edgenet, ladeda, lite, npr, ram, resnet, spai)
@@ -75,6 +76,16 @@ def create(spec: DetectorSpec) -> nn.Module:
         if not spec.arguments.get("pretrained"):
             raise
         raise ModelError(f"{spec.name}: no pretrained weights: {error}; set pretrained = false to do without") from error
+
+
+def weightless(spec: DetectorSpec) -> PixelModel:
+    """A network at its published input on the device ``meta``: shapes without values, made in a moment, for counting.
+
+    Raises:
+        ModelError: as :func:`create`.
+    """
+    with torch.device("meta"):
+        return PixelModel(create(spec), lookup(spec.name).preprocess).eval()
 
 
 def rebuild(spec: DetectorSpec, widths: Mapping[str, list[int]]) -> nn.Module:

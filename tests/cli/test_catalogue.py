@@ -41,3 +41,7 @@ def test_every_model_is_listed_with_its_price(edgedet):
     assert listed["resnet50"]["parameters"] == 23_512_130
     assert listed["resnet50"]["input"] == "256x256"
     assert all(each["mmacs"] > 0 and each["source"] for each in listed.values())
+    assert listed["npr"]["front_end"] == "x - up(down(x)), nearest, by 1/2"
+    assert listed["npr"]["int8_notes"] == "the residual stays in float"
+    shown = edgedet("models").out
+    assert all(word in shown for word in ("front-end", "export", "INT8", *listed))

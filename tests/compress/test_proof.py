@@ -7,6 +7,7 @@ from torch import nn
 
 from edgedet.compress.groups import find
 from edgedet.compress.proof import proven
+from edgedet.models.variational import BayesianLinear
 
 
 @pytest.mark.parametrize("build", [vit, swin, mobile])
@@ -49,6 +50,13 @@ def test_what_is_found_wrongly_is_left_alone_with_the_reason(net, good):
     tried = proven(net, x, found)
     assert {group.name for group in tried.groups} == good
     assert "removing its units is not the same as ignoring them" in tried.reasons["first"]
+
+
+def test_a_layer_of_samples_is_ignored_by_all_of_them():
+    net = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), BayesianLinear(16)).eval()
+    x = torch.randn(1, 3, 4, 4)
+    found = find(net, x, classifier="4", kinds=ALL)
+    assert [group.name for group in proven(net, x, found).groups] == ["0"]
 
 
 def test_a_trial_changes_nothing():

@@ -6,6 +6,8 @@ from edgedet import models
 from edgedet.artifact import DetectorSpec
 from edgedet.errors import ModelError
 from edgedet.export.anchor import untrained
+from edgedet.models import structure
+from edgedet.models.pixels import PixelModel
 from edgedet.preprocess import Preprocess
 
 SPEC = DetectorSpec(name="edge32", arguments={"width": 16})
@@ -36,6 +38,15 @@ def test_its_statistics_are_those_of_the_photographs_and_its_weights_those_of_th
     means = [value for name, value in models.build(first).net.state_dict().items() if name.endswith("running_mean")]
     assert means
     assert all(value.abs().max() > 0 for value in means)
+
+
+def test_a_network_that_was_changed_first_keeps_its_structure(tmp_path):
+    def halve(model: PixelModel) -> None:
+        structure.apply(model.net, {"features.1.0": [8, 16, 1], "features.1.1": [8], "features.2.0": [32, 8, 1]})
+
+    made = untrained(tmp_path / "a", SPEC, INPUT, change=halve)
+    assert made.manifest.structure == {"features.1.0": [8, 16, 1], "features.1.1": [8], "features.2.0": [32, 8, 1]}
+    assert models.build(made).net.features[1][0].out_channels == 8
 
 
 def test_an_unknown_detector_is_refused(tmp_path):

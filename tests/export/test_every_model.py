@@ -1,7 +1,7 @@
 """Every detector in INT8 for the RTX 3090 through the export stage: linted, held against parity, compiled for sm_86.
 
 Weights are untrained. Networks that take any size are exported at a small one: what is quantized and how kernels are called
-does not depend on it; benchmarks/compile_models.py compiles all of them at their own.
+does not depend on it; benchmarks/zoo.py measures all of them at their own.
 """
 
 from pathlib import Path
