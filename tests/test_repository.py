@@ -56,6 +56,7 @@ COVERED = {
     "models/__init__": "tests/models/test_detectors.py",
     "models/cifake": "tests/models/test_detectors.py",
     "models/edgenet": "tests/models/test_detectors.py",
+    "models/mobilenetv4": "tests/models/test_detectors.py",
     "models/pixels": "tests/models/test_detectors.py",
     "models/ram": "tests/models/test_detectors.py",
     "models/resnet": "tests/models/test_detectors.py",

@@ -18,13 +18,13 @@ from edgedet.models.pixels import PixelModel
 
 
 def macs(model: PixelModel) -> float:
-    """The multiply-accumulates of one image at the model's input size, on the device that its weights are on.
+    """The multiply-accumulates of one image at the model's input size, of the network as it is deployed.
 
-    Weights on the device ``meta`` are counted without being computed with.
+    They are counted on the device that the weights are on; on the device ``meta`` nothing is computed.
     """
     device = next(model.parameters()).device
     pixels = torch.zeros(1, model.preprocess.height, model.preprocess.width, 3, dtype=torch.uint8, device=device)
-    return of_pass(model, pixels)
+    return of_pass(model.deployed(), pixels)
 
 
 def of_pass(module: nn.Module, x: torch.Tensor) -> float:

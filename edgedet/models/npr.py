@@ -42,13 +42,15 @@ class MultiScaleResidual(nn.Module):
 
     def frozen(self) -> FixedShares:
         """The same with the shares as numbers."""
-        return FixedShares(copy.deepcopy(self.residuals), torch.softmax(self.weights.detach(), 0).tolist())
+        shares = torch.softmax(self.weights.detach(), 0)
+        # A network that is only counted, on the device meta, has no numbers.
+        return FixedShares(copy.deepcopy(self.residuals), list(shares) if shares.is_meta else shares.tolist())
 
 
 class FixedShares(nn.Module):
     """:class:`MultiScaleResidual` as it is exported."""
 
-    def __init__(self, residuals: nn.ModuleList, shares: list[float]) -> None:
+    def __init__(self, residuals: nn.ModuleList, shares: Sequence[Tensor | float]) -> None:
         super().__init__()
         self.residuals, self.shares = residuals, shares
 

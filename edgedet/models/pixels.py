@@ -52,7 +52,7 @@ class PixelModel(nn.Module):
     def deployed(self) -> PixelModel:
         """In the form that is exported; itself when the network has no other."""
         deploy: Callable[[], nn.Module] | None = getattr(self.net, "deploy", None)
-        return self if deploy is None else PixelModel(deploy(), self.preprocess).train(self.training)
+        return self if deploy is None else PixelModel(deploy(), self.preprocess).train(self.training).to(self.mean.device)
 
     def penalty(self, images: int) -> Tensor:
         """What the network adds to the loss of a batch when it is trained on so many images, a scalar; mostly 0."""

@@ -24,6 +24,7 @@ PUBLISHED = {
     "npr-spatial": 1_437_957,
     "npr-final": 1_446_469,
     "efficientnet-lite0": 3_372_289,
+    "mobilenetv4-small": 2_494_305,
     "spai": 132_628_761,
     "spai-tiny": 8_797_273,
 }
