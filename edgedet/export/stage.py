@@ -297,7 +297,18 @@ def _lowered(config: ExportConfig, target: Target, parent: Artifact, data: Index
     made = Graphs(lowered.model, source.graphs.aggregator)
     lint = (note for model in made.by_role.values() for note in linted(model, target))
     behind = ("the aggregator is in fp32: it sees an image once",) if images is not None and made.aggregator else ()
-    return replace(lowered, notes=(*lowered.notes, *behind, *lint))
+    return replace(lowered, notes=(*lowered.notes, *behind, *_known(config, parent), *lint))
+
+
+def _known(config: ExportConfig, parent: Artifact) -> tuple[str, ...]:
+    """What the table of detectors says of this one in INT8."""
+    if config.precision != "int8" or parent.manifest.kind != "checkpoint":
+        return ()
+    from edgedet import models
+
+    name = parent.manifest.detector.name
+    said = models.lookup(name).int8_notes
+    return (f"{name} in INT8: {said}",) if said else ()
 
 
 def _images(

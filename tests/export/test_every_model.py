@@ -114,6 +114,8 @@ def test_every_quantized_convolution_reads_int8(name: str, data: Index, tmp_path
     assert (found["int8_convolutions"], len(quantized)) == (EXPECTED[name][0],) * 2
     assert sum(node.op_type == "Conv" for node in onnx.load(child.graph).graph.node) == EXPECTED[name][1]
     assert found["kernels_in"]["Int8"] >= len(quantized)
+    known = models.lookup(name).int8_notes
+    assert [note for note in child.manifest.notes if " in INT8: " in note] == ([f"{name} in INT8: {known}"] if known else [])
     # Six channels between the CIFAKE network's convolutions are no multiple of eight, Tiny-LaDeDa's eight fill no tile; nothing
     # else breaks a rule.
     lint = [note for note in child.manifest.notes if note.startswith("lint")]

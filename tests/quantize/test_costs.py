@@ -2,7 +2,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgedet.quantize.costs import estimated_share, interleaved_ms, multiplications
+from edgedet.quantize.costs import estimated_share, gain, interleaved_ms, multiplications
 
 
 def test_multiplications_are_counted_as_by_hand(make_net, pixels) -> None:
@@ -30,3 +30,17 @@ def test_each_graph_is_timed(residual_net: onnx.ModelProto, make_net, pixels) ->
     times = interleaved_ms([residual_net, small], pixels[:1])
     assert len(times) == 2
     assert all(taken > 0 for taken in times)
+
+
+def test_a_network_that_int8_makes_no_faster_is_told_so(make_net) -> None:
+    net, wide = make_net(), make_net()
+    small = net.finish(net.conv("x", 3, 8, "stem", kernel=1), 8)
+    large = wide.finish(wide.conv(wide.conv("x", 3, 64, "stem"), 64, 128, "second"), 128)
+    image = np.zeros((1, 16, 16, 3), np.uint8)
+    figures, said = gain(large, small, image)
+    assert figures["fp32_ms"] > figures["int8_ms"] > 0
+    assert said.startswith(f"INT8 is {figures['fp32_ms'] / figures['int8_ms']:.2g} times as fast here: ")
+    figures, said = gain(small, large, image)
+    assert figures["fp32_ms"] < figures["int8_ms"]
+    assert said.startswith("INT8 is no faster here: ")
+    assert f"{figures['int8_ms']:.3g} ms in INT8, one image on one thread; deploy the FP32 graph" in said
