@@ -42,13 +42,14 @@ def test_the_walkthrough_is_six_commands():
 
 
 @pytest.mark.slow
-def test_the_walkthrough_runs_as_it_is_written(tmp_path):
+@pytest.mark.parametrize("document", [README, ROOT / "docs/spai.md"], ids=lambda path: path.name)
+def test_the_walkthrough_runs_as_it_is_written(document, tmp_path):
     pytest.importorskip("torch")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment |= {"EDGEDET_CACHE": str(tmp_path / "cache")}
     environment.pop("EDGEDET_DATA", None)
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "\n".join(walkthrough())],
+        ["bash", "-euo", "pipefail", "-c", "\n".join(walkthrough(document))],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -61,7 +61,13 @@ def spai(
 
 
 def spai_tiny(
-    *, pretrained: bool | str = False, depth: int = 12, side: int = 224, radius: int = 16, width: int = 256
+    *,
+    pretrained: bool | str = False,
+    depth: int = 12,
+    side: int = 224,
+    radius: int = 16,
+    width: int = 256,
+    dropout: float = 0.5,
 ) -> Patchwise:
     """:func:`spai` on ViT-Ti/16 with narrow projections, 8,797,273 parameters; not published, of a size for small devices."""
     return spai(
@@ -73,6 +79,7 @@ def spai_tiny(
         width=width,
         heads=4,
         head_width=64,
+        dropout=dropout,
     )
 
 

@@ -1,15 +1,25 @@
+import copy
 import functools
 
+import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from edgedet import models
+from edgedet import models, recipe
 from edgedet.artifact import DetectorSpec
+from edgedet.compress.prune import PruneRecipe, narrow
 from edgedet.errors import ModelError
-from edgedet.models import spai
+from edgedet.models import spai, structure
+from edgedet.models.macs import macs
+from edgedet.models.pixels import PixelModel
 from edgedet.models.structure import count_parameters
+from edgedet.training import freezing
+from edgedet.training.config import Phase
+from edgedet.training.losses import Batch, Supervised
+from edgedet.training.optimizer import make_optimizer
+from edgedet.training.stage import TrainRecipe
 
 SMALL = DetectorSpec(name="spai-tiny", arguments={"depth": 2, "side": 64, "radius": 8, "width": 24})
 
@@ -154,3 +164,44 @@ def test_arguments_that_make_no_network_are_refused(arguments, message):
 def test_a_checkpoint_is_rebuilt_without_the_file():
     spec = DetectorSpec(name="spai-tiny", arguments={**SMALL.arguments, "pretrained": "gone.safetensors"})
     assert count_parameters(models.rebuild(spec, {})) == count_parameters(small())
+
+
+def test_the_frozen_transformer_stays_while_the_rest_learns():
+    torch.manual_seed(0)
+    preprocess = msgspec.structs.replace(models.lookup("spai").preprocess, height=128, width=128)
+    model = PixelModel(spai.spai_tiny(**SMALL.arguments, dropout=0.0), preprocess)  # its noise would hide a few steps
+    config = recipe.load("train", "spai", TrainRecipe).training
+    config = msgspec.structs.replace(config, lr=1e-3, batch_size=4, accumulate=1)
+    objective = Supervised(model, config)
+    freezing.freeze(model, freezing.trained(model), config, Phase())
+    optimizer = make_optimizer(objective, config)
+    pixels = torch.randint(0, 256, (4, 128, 128, 3), dtype=torch.uint8)
+    pixels[2:] = pixels[2:] // 4 * 4
+    numbers = torch.arange(4)
+    batch = Batch(pixels, torch.tensor([0.0, 0.0, 1.0, 1.0]), numbers, numbers < 0)
+    before = {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
+    first = objective.eval()(batch).item()
+    for _ in range(3):
+        objective.train()(batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert objective.eval()(batch).item() < first
+    changed = {name for name, tensor in model.net.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {name for name in before if not name.startswith("encoder.backbone.")}
+
+
+def test_hidden_widths_and_heads_can_be_pruned():
+    preprocess = msgspec.structs.replace(models.lookup("spai").preprocess, height=64, width=64)
+    model = PixelModel(copy.deepcopy(small()), preprocess).eval()
+    before = macs(model)
+    reasons = narrow(model, "spai-tiny", PruneRecipe(stage="prune"), lambda pruned: macs(pruned) <= 0.6 * before)
+    assert macs(model) <= 0.6 * before
+    assert reasons["aggregator.classifier"] == "the output"
+    widths = structure.difference(model.net, models.create(SMALL))
+    parts = ("backbone.blocks.0.attn", "backbone.blocks.0.mlp.fc1", "projectors.0.hidden", "summary.hidden", "image.hidden")
+    assert {f"encoder.{part}" for part in parts} | {"aggregator.head.0"} <= set(widths)
+    again = models.rebuild(SMALL, widths)
+    again.load_state_dict(model.net.state_dict())
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(again.eval()(x), model.net(x), atol=0, rtol=0)
