@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from edgedet.compress.groups import Found, Kind, find
+from edgedet.models.cvit import ConvTransformer
 
 ALL: tuple[Kind, ...] = ("channels", "mlp", "heads", "embedding")
 
@@ -39,8 +40,14 @@ def mobile() -> nn.Module:
     return lively(timm.create_model("test_efficientnet", num_classes=1))
 
 
-SIDES = {vit: 32, swin: 56, mobile: 32}
-HEADS = {vit: "head", swin: "head.fc", mobile: "classifier"}
+def convolutional() -> nn.Module:
+    """A convolutional trunk whose map is one token, and a class token beside it."""
+    torch.manual_seed(0)
+    return lively(ConvTransformer(side=32, width=48, depth=2, hidden=96))
+
+
+SIDES = {vit: 32, swin: 56, mobile: 32, convolutional: 32}
+HEADS = {vit: "head", swin: "head.fc", mobile: "classifier", convolutional: "head"}
 
 
 def image(build, count: int = 1) -> torch.Tensor:

@@ -14,6 +14,7 @@ import io
 import logging
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,10 +162,12 @@ def check(model: onnx.ModelProto, *, opset: int, form: Form = WHOLE) -> None:
 
 def _check_nodes(model: onnx.ModelProto) -> None:
     producers = {name: node for node in model.graph.node for name in node.output}
+    readers = Counter(name for node in model.graph.node for name in set(node.input))
     for node in model.graph.node:
         if node.op_type == "BatchNormalization":
             before = producers.get(node.input[0])
-            if before is not None and before.op_type == "Conv":
+            # One that others read without the norm keeps it apart, as Gram-Net's stem.
+            if before is not None and before.op_type == "Conv" and readers[node.input[0]] == 1:
                 raise ExportError(f"{node.name}: a BatchNorm behind a convolution was not folded into it")
         if node.op_type == "Transpose" and node.input[0] == model.graph.input[0].name:
             raise ExportError(f"{node.name}: transposes uint8 pixels, which TensorRT refuses: cast before the transpose")

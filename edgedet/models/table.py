@@ -24,6 +24,8 @@ class Detector:
     front_end: what is computed of the pixels before the network, in words; empty for nothing but normalisation.
     features: the module whose output (B, C, h, w) is averaged over h and w into the classifier's input: its channels, weighted
         by the classifier, are a heat-map without gradients. None when there is no such module.
+    own_size: whether the network takes images of one size only, as one with a position embedding does: the published one, or
+        the builder's argument `side` where there is one.
     export_notes, int8_notes: what an exporter and a quantizer of it must know.
     """
 
@@ -34,6 +36,7 @@ class Detector:
     reference: str | None = None
     front_end: str = ""
     features: str | None = None
+    own_size: bool = False
     export_notes: str = ""
     int8_notes: str = ""
 

@@ -1,4 +1,5 @@
-"""Finding gates in a graph: a sigmoid of pooled features that multiplies the features (SE, CBAM, RAM, style recalibration).
+"""Finding gates in a graph: a sigmoid of pooled features that multiplies the features (SE, CBAM, RAM, style recalibration), and
+a softmax of scores, one from each token, that weighs the tokens (sequence pooling).
 
 A SiLU, ``x * sigmoid(x)``, is an activation and no gate: its sigmoid reads the very tensor that it multiplies.
 """
@@ -18,9 +19,14 @@ _MOST_LAYERS = 2
 
 
 def gate_nodes(view: GraphView) -> set[str]:
-    """The names of all nodes between a reduction of the features and the sigmoid of a gate, both included."""
+    """The names of all nodes between a reduction of the features and the sigmoid of a gate, both included.
+
+    Of a softmax, the layer that gives its scores; those of attention have none, a product of two tensors gives them.
+    """
     names: set[str] = set()
     for node in view.nodes:
+        if node.op_type == "Softmax":
+            names |= _scores(view, node.input[0])
         if node.op_type != "Mul" or len(view.variables(node)) != 2:
             continue
         first, second = node.input
@@ -49,6 +55,16 @@ def _sigmoids(view: GraphView, tensor: str) -> list[NodeProto] | None:
             return None
         found += inner
     return found or None
+
+
+def _scores(view: GraphView, tensor: str) -> set[str]:
+    """The layer with constant weights that gives `tensor`, but for a bias and a change of shape; nothing when there is none."""
+    node = view.producer(tensor)
+    if node is None or len(view.variables(node)) != 1:
+        return set()
+    if node.op_type in LAYERS:
+        return {node.name}
+    return _scores(view, view.variables(node)[0]) if node.op_type in (*_SHAPES, "Add") else set()
 
 
 def _branch(view: GraphView, sigmoid: NodeProto) -> set[str]:

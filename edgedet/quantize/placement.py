@@ -135,7 +135,7 @@ class _Placer:
             return "residual front-end"
         weight = self.view.constant(node.input[1])
         if weight is None or self.view.constant(node.input[0]) is not None:
-            return "no constant weights (attention core)"
+            return "no constant weights (attention, Gram matrices)"
         if weight.ndim != (4 if node.op_type == "Conv" else 2):
             return f"weights of {weight.ndim} dimensions"
         given = attributes(node)

@@ -1,20 +1,38 @@
 """Groups that are found wrongly are told from those that are found rightly, by what removal does."""
 
+from typing import get_args
+
 import pytest
 import torch
-from tiny_networks import ALL, groups_of, image, mobile, swin, vit
+from tiny_networks import ALL, convolutional, groups_of, image, lively, mobile, swin, vit
 from torch import nn
 
 from edgedet.compress.groups import find
 from edgedet.compress.proof import proven
+from edgedet.models.ram import ResidualAttention, Variant
 from edgedet.models.variational import BayesianLinear
 
 
-@pytest.mark.parametrize("build", [vit, swin, mobile])
+@pytest.mark.parametrize("build", [vit, swin, mobile, convolutional])
 def test_what_is_found_rightly_stands_the_trial(build):
     net = build()
     found = groups_of(build, net)
     assert proven(net, image(build), found) == found
+
+
+@pytest.mark.parametrize("variant", get_args(Variant))
+def test_each_variant_of_residual_attention_goes_with_the_channels_that_it_gates(variant):
+    net = nn.Sequential()
+    net.before, net.attention = nn.Conv2d(3, 32, 3), ResidualAttention(32, reduction=2, variant=variant)
+    net.after, net.flat, net.head = nn.Conv2d(32, 16, 2), nn.Flatten(), nn.Linear(16, 1)
+    x = torch.zeros(1, 3, 4, 4)
+    found = find(lively(net), x, classifier="head", kinds=ALL)
+    assert proven(net, x, found) == found
+    inside = {"attention.channel.reduce"} if net.attention.channel else set()
+    assert {group.name for group in found.groups} - {"before", "attention.channel.expand"} == {"after"} | inside
+    gated = next(group for group in found.groups if group.count == 32)
+    assert {"before", "after"} <= {cut.name for cut in gated.cuts}
+    assert "attention.spatial.conv" not in {cut.name for cut in gated.cuts}
 
 
 class Shuffled(nn.Module):

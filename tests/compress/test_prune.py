@@ -107,11 +107,11 @@ def test_taylor_reads_training_images_and_is_the_same_again(teacher, data, tmp_p
     assert other.manifest.structure != one.manifest.structure or not np.array_equal(other.golden.logits, one.golden.logits)
 
 
-def small(name: str, side: int, **arguments) -> tuple[DetectorSpec, PixelModel]:
+def small(name: str, size: int, **arguments) -> tuple[DetectorSpec, PixelModel]:
     """A detector with fresh weights at a small input."""
     spec = DetectorSpec(name=name, arguments=arguments)
     torch.manual_seed(0)
-    preprocess = msgspec.structs.replace(models.lookup(name).preprocess, height=side, width=side)
+    preprocess = msgspec.structs.replace(models.lookup(name).preprocess, height=size, width=size)
     return spec, PixelModel(lively(models.create(spec)), preprocess).eval()
 
 
@@ -123,6 +123,8 @@ FAMILIES = [
     ("npr-final", 32, {}),
     ("npr-student", 32, {}),
     ("ram-net", 32, {}),
+    ("gram-net", 32, {}),
+    ("cvit-compact", 32, {"side": 32}),
     ("ladeda", 32, {}),
     ("efficientnet-lite0", 32, {}),
     ("timm/mobilenetv4_conv_small", 32, {}),

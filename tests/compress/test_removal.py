@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny_networks import groups_of, image, mobile, swin, vit
+from tiny_networks import convolutional, groups_of, image, mobile, swin, vit
 from torch import nn
 
 from edgedet.compress.groups import Group
@@ -22,7 +22,7 @@ def every_third(groups) -> list[torch.Tensor]:
     return [torch.arange(group.count) % 3 != 0 for group in groups]
 
 
-@pytest.mark.parametrize("build", [vit, swin])
+@pytest.mark.parametrize("build", [vit, swin, convolutional])
 def test_a_network_without_a_head_is_the_whole_one_whose_projection_ignores_that_head(build):
     net = build()
     groups = [group for group in groups_of(build, net).groups if group.kind == "heads"]
@@ -79,7 +79,7 @@ def test_a_network_without_channels_is_the_whole_one_whose_layers_do_not_read_th
     assert all(layer.weight.shape[1] == 1 and layer.groups == len(layer.weight) for layer in depthwise)
 
 
-@pytest.mark.parametrize("build", [vit, swin, mobile])
+@pytest.mark.parametrize("build", [vit, swin, mobile, convolutional])
 def test_it_comes_back_from_its_structure_to_the_bit(build):
     net = build()
     groups = groups_of(build, net).groups

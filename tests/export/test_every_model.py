@@ -13,9 +13,10 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from small_networks import small
 
 from edgedet import models
-from edgedet.artifact import Artifact, DetectorSpec
+from edgedet.artifact import Artifact
 from edgedet.data.index import Index
 from edgedet.errors import ExportError
 from edgedet.export import compile as compiler
@@ -30,23 +31,30 @@ STRESS = ParityGate(mean_relative=0.5)
 
 SIDES = {
     "ladeda": 48,
+    "ram-net": 128,
+    "ram-net-sequential": 128,
+    "ram-net-channel": 128,
+    "ram-net-spatial": 128,
+    "ram-net-noresidual": 128,
     "resnet50-bnn": 128,
-    "spai-tiny": 224,
     "timm/vit_small_patch16_224": 224,
     "timm/swin_tiny_patch4_window7_224": 224,
 }
-"""Others than 96: LaDeDa computes as much at 48 pixels as ResNet-50 at 96, and transformers are made for one size. The Bayesian
-layer starts with large weights: behind maps of 3x3, float32 rounds its logits to the parity gate's 1e-4 of their scale."""
+"""Others than 96: LaDeDa computes as much at 48 pixels as ResNet-50 at 96, and some transformers are made for one size. The
+Bayesian layer starts with large weights, and RAM-Net's gates multiply errors: behind maps of 3x3, float32 rounds their logits
+to the parity gate's 1e-4 of their scale."""
 
 NARROW = ("cifake-cnn", "cifake-cnn-srm", "ladeda-tiny")
 
 EXPECTED = {
     "cifake-cnn": (1, 2),
     "cifake-cnn-srm": (1, 2),
+    "cvit-compact": (1, 1),
     "edge32": (6, 6),
     "edge32-teacher": (16, 16),
     "edge224": (17, 17),
     "efficientnet-lite0": (49, 49),
+    "gram-net": (38, 38),
     "ladeda": (54, 54),
     "ladeda-tiny": (1, 4),
     "mobileone-edge": (21, 21),
@@ -59,6 +67,8 @@ EXPECTED = {
     "npr-student": (5, 5),
     "ram-net": (53, 83),
     "repvgg-edge": (9, 9),
+    "ram-net-channel": (53, 73),
+    "ram-net-spatial": (53, 63),
     "resnet50": (53, 53),
     "resnet50-bnn": (53, 53),
     "resnet50-sa-bnn": (53, 54),
@@ -70,6 +80,7 @@ EXPECTED = {
     "timm/swin_tiny_patch4_window7_224": (1, 1),
     "timm/tf_efficientnetv2_b0": (59, 75),
     "timm/vit_small_patch16_224": (1, 1),
+    "xception": (74, 74),
 }
 """Convolutions that read Int8, of all; the others are gates, or narrower than the kernels' tiles."""
 
@@ -89,10 +100,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 def exported(name: str, data: Index, folder: Path) -> Artifact:
     """As `edgedet export --int8 --target rtx-3090` makes it."""
-    preprocess = models.lookup(name).preprocess
-    side = min(preprocess.height, SIDES.get(name, 96))
-    preprocess = msgspec.structs.replace(preprocess, height=side, width=side)
-    checkpoint = untrained(folder / "checkpoint", DetectorSpec(name=name), preprocess, golden=4)
+    published = models.lookup(name).preprocess
+    spec, side = small(name, SIDES.get(name, 96))
+    preprocess = msgspec.structs.replace(published, height=side, width=side)
+    checkpoint = untrained(folder / "checkpoint", spec, preprocess, golden=4)
     config = ExportConfig(target="rtx-3090", precision="int8", ranges="minmax", images=8, parity=STRESS)
     return run(config, checkpoint, data, folder / "int8", assessed=False)
 

@@ -110,6 +110,24 @@ def test_an_unfolded_batchnorm_is_refused(exported: onnx.ModelProto) -> None:
         check(wrong, opset=20)
 
 
+class Tapped(Small):
+    """Something else reads the first convolution, without its norm."""
+
+    def forward(self, x):
+        first = self.features[0](x)
+        return self.head(self.features[1:](first).mean((2, 3)) + first.mean((2, 3)))
+
+
+def test_a_norm_stays_apart_where_its_convolution_is_read_without_it() -> None:
+    module = PixelModel(Tapped(), PREPROCESS).eval()
+    model = export_onnx(module, PREPROCESS, opset=20)
+    assert sum(node.op_type == "BatchNormalization" for node in model.graph.node) == 1
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    with torch.inference_mode():
+        assert session.run(None, {"pixels": pixels})[0] == pytest.approx(module(torch.from_numpy(pixels)).numpy(), abs=1e-5)
+
+
 def test_a_network_that_cannot_be_captured_is_refused_with_the_reason() -> None:
     class Branching(nn.Module):
         def forward(self, pixels):

@@ -1,13 +1,11 @@
 import math
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 
 from edgedet import models
 from edgedet.artifact import DetectorSpec
-from edgedet.models import ram
 from edgedet.models.blocks import (
     CbamGate,
     ChannelGate,
@@ -18,7 +16,6 @@ from edgedet.models.blocks import (
     nearest_indices,
 )
 from edgedet.models.pixels import PixelModel
-from edgedet.models.ram import ResidualAttention
 
 
 @pytest.fixture(autouse=True)
@@ -124,36 +121,3 @@ def test_spatial_gate_slides_over_the_maximum_and_the_mean_of_channels(mean_firs
         for column in range(5):
             z = (padded[:, row : row + 3, column : column + 3] * gate.conv.weight[0]).sum() + gate.conv.bias[0]
             torch.testing.assert_close(out[0, 0, row, column], torch.sigmoid(z))
-
-
-def test_residual_attention_multiplies_both_gates_of_the_same_input():
-    block = ResidualAttention(32)
-    x = torch.randn(2, 32, 4, 4)
-    channel, spatial = block.channel(x), block.spatial(x)
-    expected = torch.empty_like(x)
-    for image in range(2):
-        for c in range(32):
-            for row in range(4):
-                for column in range(4):
-                    gate = channel[image, c, 0, 0] * spatial[image, 0, row, column]
-                    expected[image, c, row, column] = x[image, c, row, column] * (1 + gate)
-    torch.testing.assert_close(block(x), expected)
-
-
-def test_ram_with_closed_gates_is_resnet50_to_the_bit():
-    net, plain = ram.ram_net().eval(), timm.create_model("resnet50", num_classes=2).eval()
-    # timm starts the last norm of each block at zero, which would hide the block.
-    for block in net.modules():
-        if isinstance(block, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(block.weight, 0.5, 1.5)
-    state = {name.replace("bn3.norm.", "bn3."): value for name, value in net.state_dict().items() if ".attention." not in name}
-    plain.load_state_dict(state)
-    for gate in ram.gates_of(net):
-        torch.nn.init.zeros_(gate.channel.expand.weight)
-        torch.nn.init.constant_(gate.channel.expand.bias, -1e4)
-    assert len(ram.gates_of(net)) == 4 + 6
-    x = torch.randn(1, 256, 8, 8)
-    with torch.inference_mode():
-        assert torch.equal(net.layer2[0](x), plain.layer2[0](x))
-        image = torch.randn(1, 3, 64, 64)
-        assert torch.equal(net(image), plain(image))

@@ -101,7 +101,40 @@ def test_attention_without_constant_weights_stays_in_float(make_net, x86: Scheme
     mixed = net.op("MatMul", net.op("Softmax", scores, name="share", axis=-1), tokens, name="mixed")
     back = net.op("Reshape", mixed, net.constant([0, 16, 8, 8]), name="back")
     reasons = left(place(GraphView(net.finish(back, 16)), x86))
-    assert reasons["scores"] == reasons["mixed"] == "no constant weights (attention core)"
+    assert reasons["scores"] == reasons["mixed"] == "no constant weights (attention, Gram matrices)"
+
+
+def test_what_pools_a_sequence_stays_in_float(make_net, x86: Scheme, tensorrt: Scheme) -> None:
+    net = make_net()
+    flat = net.op("Reshape", net.conv("x", 3, 32, "stem", stride=2), net.constant([0, 32, 64]), name="flat")
+    tokens = net.op("Transpose", flat, name="tokens", perm=[0, 2, 1])
+    mixed = net.op("MatMul", tokens, net.constant(net.random.normal(0, 0.2, (32, 32))), name="mixed")
+    product = net.op("MatMul", mixed, net.constant(net.random.normal(0, 0.2, (32, 1))), name="product")
+    scores = net.op("Add", product, net.constant([0.1]), name="scores")
+    shares = net.op("Transpose", net.op("Softmax", scores, name="share", axis=1), name="shares", perm=[0, 2, 1])
+    pooled = net.op("Squeeze", net.op("MatMul", shares, mixed, name="pool"), net.constant([1]), name="pooled")
+    net.op("Reshape", net.linear(pooled, 32, 1, "head"), net.constant([-1]), name="logit")
+    view = GraphView(net.model("logit"))
+    assert gate_nodes(view) == {"product"}
+    for scheme in (x86, tensorrt):
+        plan = place(view, scheme)
+        assert set(plan.weights) == {"stem_conv", "mixed"}
+        assert left(plan)["product"] == "gate that multiplies features"
+        assert left(plan)["pool"] == "no constant weights (attention, Gram matrices)"
+
+
+def test_a_gram_matrix_stays_in_float(make_net, x86: Scheme, tensorrt: Scheme) -> None:
+    net = make_net()
+    flat = net.op("Reshape", net.conv("x", 3, 32, "stem"), net.constant([0, 32, 256]), name="flat")
+    scaled = net.op("Div", flat, net.constant(90.5), name="scaled")
+    gram = net.op("MatMul", scaled, net.op("Transpose", scaled, name="turned", perm=[0, 2, 1]), name="gram")
+    image = net.op("Unsqueeze", gram, net.constant([1]), name="image")
+    view = GraphView(net.finish(net.conv(net.conv(image, 1, 16, "narrow", stride=2), 16, 32, "wide"), 32))
+    for scheme in (x86, tensorrt):
+        plan = place(view, scheme)
+        assert set(plan.weights) == {"stem_conv", "narrow_conv", "wide_conv"}
+        assert left(plan)["gram"] == "no constant weights (attention, Gram matrices)"
+        assert not {"scaled", "turned", "gram"} & set(plan.tensors)
 
 
 def test_a_scheme_can_leave_narrow_convolutions_but_not_the_first(make_net) -> None:
