@@ -30,6 +30,7 @@ from edgedet.models import (
     ram,
     reparam,
     resnet,
+    safe,
     spai,
     structure,
     xception,
@@ -55,7 +56,7 @@ __all__ = [
     "weightless",
 ]
 
-FAMILIES = (bayes, cifake, cvit, edgenet, gram, ladeda, lite, mobilenetv4, npr, ram, reparam, resnet, spai, xception)
+FAMILIES = (bayes, cifake, cvit, edgenet, gram, ladeda, lite, mobilenetv4, npr, ram, reparam, resnet, safe, spai, xception)
 DETECTORS: dict[str, Detector] = {name: line for family in FAMILIES for name, line in family.DETECTORS.items()}
 
 

@@ -70,6 +70,7 @@ EXPECTED = {
     "ram-net-channel": (53, 73),
     "ram-net-spatial": (53, 63),
     "resnet50": (53, 53),
+    "safe": (24, 25),
     "resnet50-bnn": (53, 53),
     "resnet50-sa-bnn": (53, 54),
     "spai-tiny": (1, 1),
