@@ -54,6 +54,7 @@ COVERED = {
     "metrics/samples": "tests/test_metrics.py",
     "metrics/single": "tests/test_metrics.py",
     "models/__init__": "tests/models/test_detectors.py",
+    "models/backbones": "tests/models/test_detectors.py",
     "models/cifake": "tests/models/test_detectors.py",
     "models/edgenet": "tests/models/test_detectors.py",
     "models/mobilenetv4": "tests/models/test_detectors.py",

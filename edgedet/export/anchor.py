@@ -118,7 +118,7 @@ def _settle(model: nn.Module, pixels: torch.Tensor) -> None:
     hooks = [norm.register_forward_hook(_forget_single_values) for norm in norms]
     for norm in norms:
         norm.momentum = None  # the mean over all batches, not a running one
-        if not norm.weight.any():
+        if norm.affine and not norm.weight.any():
             nn.init.ones_(norm.weight)  # timm starts the last one of a residual block at zero: a block without output
     model.train()(pixels)
     for hook in hooks:

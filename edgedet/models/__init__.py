@@ -18,22 +18,10 @@ from torch import nn
 from edgedet.artifact import WEIGHTS, Artifact, DetectorSpec
 from edgedet.errors import ModelError, nearest
 from edgedet.models import (
-    bayes,
-    cifake,
-    cvit,
-    edgenet,
-    gram,
-    ladeda,
-    lite,
-    mobilenetv4,
-    npr,
-    ram,
-    reparam,
-    resnet,
-    safe,
-    spai,
-    structure,
-    xception,
+FAMILIES = (
+    attention_effnet, backbones, bayes, cifake, cvit, cvt, edgenet, gram, ladeda, lite,
+    mobilenetv4, npr, ram, reparam, resnet, safe, spai, structure, vit_heads, xception,
+)  # fmt: skip
 )
 from edgedet.models.pixels import PixelModel
 from edgedet.models.table import BYTE_MEAN, BYTE_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Detector
@@ -56,7 +44,10 @@ __all__ = [
     "weightless",
 ]
 
-FAMILIES = (bayes, cifake, cvit, edgenet, gram, ladeda, lite, mobilenetv4, npr, ram, reparam, resnet, safe, spai, xception)
+FAMILIES = (
+    attention_effnet, backbones, bayes, cifake, cvit, cvt, edgenet, gram, ladeda,
+    lite, mobilenetv4, npr, ram, reparam, resnet, safe, spai, vit_heads, xception,
+)  # fmt: skip
 DETECTORS: dict[str, Detector] = {name: line for family in FAMILIES for name, line in family.DETECTORS.items()}
 
 

@@ -150,3 +150,24 @@ def nearest_indices(side: int, scale: float) -> Tensor:
     down = (torch.arange(small, dtype=torch.float64) / scale).floor().long()
     up = (torch.arange(side, dtype=torch.float64) * (small / side)).floor().long()
     return down[up]
+
+
+class MlpHead(nn.Module):
+    """Two hidden layers of 512 and 256 and two classes (real, fake): (B, inputs) -> (B, 2).
+
+    Each hidden layer is linear, BatchNorm without scale and shift, GELU, dropout; the norms fold into the linear layers at
+    export. Source: "AI-Generated Image Detection" (Dou, Xu, Zhang, Shen), the classifier of its transformers; that its norms
+    have no parameters is the released code's.
+    """
+
+    def __init__(self, inputs: int, *, hidden: tuple[int, ...] = (512, 256), dropout: float = 0.3) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, width in zip((inputs, *hidden), hidden, strict=False):
+            layers += [nn.Linear(before, width), nn.BatchNorm1d(width, affine=False), nn.GELU(), nn.Dropout(dropout)]
+        self.hidden = nn.Sequential(*layers)
+        self.out = nn.Linear(hidden[-1], 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.out(self.hidden(x))
+        return logits

@@ -13,6 +13,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 # With these the uint8 pixels are the quantized input already (scale 1 / 128, zero point 128).
 BYTE_MEAN, BYTE_STD = (128 / 255,) * 3, (128 / 255,) * 3
+ATTENTION_NOTE = "linear layers in INT8; the products of queries, keys and values, softmax, LayerNorm and GELU in float"
+"""The `int8_notes` of a transformer."""
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,14 @@ class Detector:
 
 
 Detectors = Mapping[str, Detector]
+
+
+def require_published(pretrained: bool, **shape: tuple[object, object]) -> None:
+    """Pretrained weights fit the published network alone; `shape` has what was asked for and what was published, by argument.
+
+    Raises:
+        ValueError: pretrained weights for another network.
+    """
+    other = [f"{key} = {given} ({published})" for key, (given, published) in shape.items() if given != published]
+    if pretrained and other:
+        raise ValueError(f"there are no pretrained weights for {', '.join(other)}: set pretrained = false, or leave these out")

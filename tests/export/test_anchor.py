@@ -52,3 +52,10 @@ def test_a_network_that_was_changed_first_keeps_its_structure(tmp_path):
 def test_an_unknown_detector_is_refused(tmp_path):
     with pytest.raises(ModelError, match="no detector is called 'edge33'"):
         untrained(tmp_path / "a", DetectorSpec(name="edge33"), INPUT)
+
+
+def test_norms_without_a_scale_are_settled_like_the_others(tmp_path):
+    spec = DetectorSpec(name="cvt13-mlp", arguments={"depths": [1, 1, 1], "widths": [64, 64, 64]})
+    state = models.build(untrained(tmp_path / "a", spec, INPUT)).net.state_dict()
+    assert state["backbone.stages.0.blocks.0.attention.query.norm.running_mean"].abs().max() > 0
+    assert "head.hidden.1.weight" not in state

@@ -16,7 +16,7 @@ import torch
 from small_networks import small
 
 from edgedet import models
-from edgedet.artifact import Artifact
+from edgedet.artifact import Artifact, DetectorSpec
 from edgedet.data.index import Index
 from edgedet.errors import ExportError
 from edgedet.export import compile as compiler
@@ -43,6 +43,18 @@ SIDES = {
 """Others than 96: LaDeDa computes as much at 48 pixels as ResNet-50 at 96, and some transformers are made for one size. The
 Bayesian layer starts with large weights, and RAM-Net's gates multiply errors: behind maps of 3x3, float32 rounds their logits
 to the parity gate's 1e-4 of their scale."""
+
+_VIT, _SWIN = {"depth": 2, "width": 128}, {"depths": [2, 2, 2, 2]}
+ARGUMENTS = {
+    "cvt13-mlp": {"depths": [1, 1, 1]},
+    "swin-tiny": _SWIN,
+    "swin-tiny-mlp": _SWIN,
+    "vit-b16-cnn": _VIT,
+    "vit-b16-mlp": _VIT,
+    "vit-small": _VIT,
+    "vit-small-384": _VIT,
+}
+"""Blocks that are alike once or twice, not twelve times; docs/LOG.md has the figures of the whole networks."""
 
 NARROW = ("cifake-cnn", "cifake-cnn-srm", "ladeda-tiny")
 
@@ -103,6 +115,7 @@ def exported(name: str, data: Index, folder: Path) -> Artifact:
     """As `edgedet export --int8 --target rtx-3090` makes it."""
     published = models.lookup(name).preprocess
     spec, side = small(name, SIDES.get(name, 96))
+    spec = DetectorSpec(name=name, arguments={**spec.arguments, **ARGUMENTS.get(name, {})})
     preprocess = msgspec.structs.replace(published, height=side, width=side)
     checkpoint = untrained(folder / "checkpoint", spec, preprocess, golden=4)
     config = ExportConfig(target="rtx-3090", precision="int8", ranges="minmax", images=8, parity=STRESS)

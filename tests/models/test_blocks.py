@@ -10,6 +10,7 @@ from edgedet.models.blocks import (
     CbamGate,
     ChannelGate,
     Gated,
+    MlpHead,
     NearestResidual,
     SpatialGate,
     StyleRecalibration,
@@ -121,3 +122,26 @@ def test_spatial_gate_slides_over_the_maximum_and_the_mean_of_channels(mean_firs
         for column in range(5):
             z = (padded[:, row : row + 3, column : column + 3] * gate.conv.weight[0]).sum() + gate.conv.bias[0]
             torch.testing.assert_close(out[0, 0, row, column], torch.sigmoid(z))
+
+
+def test_mlp_head_is_two_normed_gelu_layers_and_two_classes():
+    head = MlpHead(12, hidden=(7, 5)).eval()
+    for module in head.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            torch.nn.init.normal_(module.running_mean)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+    x = torch.randn(3, 12)
+    for image in range(3):
+        z = x[image]
+        for number in (0, 4):
+            linear, norm = head.hidden[number], head.hidden[number + 1]
+            z = (linear.weight @ z + linear.bias - norm.running_mean) / torch.sqrt(norm.running_var + norm.eps)
+            z = z * 0.5 * (1 + torch.erf(z / math.sqrt(2)))
+        torch.testing.assert_close(head(x)[image], head.out.weight @ z + head.out.bias)
+
+
+def test_the_norms_of_an_mlp_head_have_nothing_to_learn():
+    with torch.device("meta"):
+        head = MlpHead(768)
+    assert sum(parameter.numel() for parameter in head.parameters()) == 525_570
+    assert [module.p for module in head.modules() if isinstance(module, torch.nn.Dropout)] == [0.3, 0.3]

@@ -35,19 +35,31 @@ PUBLISHED = {
     "mobilenetv4-small": 2_494_305,
     "spai": 132_628_761,
     "spai-tiny": 8_797_273,
+    "vit-b16-mlp": 86_324_226,
+    "vit-b16-cnn": 86_393_732,
+    "swin-tiny-mlp": 28_044_924,
+    "cvt13-mlp": 19_940_674,
+    "effnetv2-b0-attention": 7_992_914,
+    "resnet101": 42_502_209,
+    "vit-small": 21_666_049,
+    "vit-small-384": 21_811_969,
+    "swin-tiny": 27_520_123,
 }
+SMALLER = {"swin-tiny": {"depths": [1, 1, 1, 1], "width": 48}}
+FIXED_SIZE = {"swin-tiny": 224}
+
+
+@functools.cache
+def outline(name: str) -> torch.nn.Module:
+    """A detector without weights, whose shapes can be looked at."""
+    with torch.device("meta"):
+        return models.create(DetectorSpec(name=name))
 
 
 @functools.cache
 def fresh(name: str) -> torch.nn.Module:
-    """A detector to look at: making a large one takes a second."""
-    return models.create(DetectorSpec(name=name))
-
-
-def outline(name: str) -> torch.nn.Module:
-    """A detector without values, where only its layers matter: the largest takes four seconds and half a gigabyte."""
-    with torch.device("meta"):
-        return models.create(DetectorSpec(name=name))
+    """A detector that runs: making a large one takes a second."""
+    return models.create(DetectorSpec(name=name, arguments=SMALLER.get(name, {})))
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +88,7 @@ def test_the_table_names_the_linear_layer_that_gives_the_logits(name):
 
 @pytest.mark.parametrize("name", ["edge32", "edge32-teacher", "edge224", "edgenet"])
 def test_edge_widths_are_multiples_of_eight(name):
-    widths = [m.out_channels for m in fresh(name).modules() if isinstance(m, torch.nn.Conv2d)]
+    widths = [m.out_channels for m in outline(name).modules() if isinstance(m, torch.nn.Conv2d)]
     assert widths
     assert all(width % 8 == 0 for width in widths)
 
@@ -197,7 +209,8 @@ def test_the_mean_of_the_named_features_is_what_the_classifier_reads(name):
         net.get_submodule(line.features).register_forward_hook(lambda _, __, out: seen.update(features=out)),
         net.get_submodule(line.classifier).register_forward_pre_hook(lambda _, given: seen.update(embedding=given[0])),
     ]
-    PixelModel(net, line.preprocess)(torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8))
+    side = FIXED_SIZE.get(name, 64)
+    PixelModel(net, line.preprocess)(torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8))
     for hook in hooks:
         hook.remove()
     torch.testing.assert_close(seen["features"].mean((2, 3)), seen["embedding"], atol=1e-5, rtol=1e-4)
