@@ -113,7 +113,7 @@ def export_patchwise(
 def _exported(
     module: nn.Module, example: torch.Tensor, free: dict[int, Any], opset: int, form: Form, said: Mapping[str, str]
 ) -> onnx.ModelProto:
-    model = _capture(_with_plain_pooling(module.eval()), example, free, opset, form)
+    model = _capture(_in_export_form(module.eval()), example, free, opset, form)
     _mark_front_end(model)
     _strip(model)
     for key, value in said.items():
@@ -180,13 +180,17 @@ class _GlobalMean(nn.Module):
         return x.mean((2, 3), keepdim=True)
 
 
-def _with_plain_pooling(module: nn.Module) -> nn.Module:
-    """A copy of `module` whose global average pools are means.
+def _in_export_form(module: nn.Module) -> nn.Module:
+    """A copy of `module` whose global average pools are means, and whose attention, where timm has both forms, is PyTorch's.
 
-    torch decomposes ``AdaptiveAvgPool2d(1)`` into a mean and a strided view, which comes out as a dozen index operators.
+    torch decomposes ``AdaptiveAvgPool2d(1)`` into a mean and a strided view, which comes out as a dozen index operators. Of
+    attention that is written out (as timm's Swin has it), TensorRT's compiler moves the split into queries, keys and values
+    into the weights of their one product, which then runs in half precision and not in INT8.
     """
     plain = copy.deepcopy(module)
     for parent in list(plain.modules()):
+        if isinstance(getattr(parent, "fused_attn", None), bool):
+            setattr(parent, "fused_attn", True)  # noqa: B010  # no attribute of every module
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
                 setattr(parent, name, _GlobalMean())

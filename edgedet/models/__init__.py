@@ -18,10 +18,26 @@ from torch import nn
 from edgedet.artifact import WEIGHTS, Artifact, DetectorSpec
 from edgedet.errors import ModelError, nearest
 from edgedet.models import (
-FAMILIES = (
-    attention_effnet, backbones, bayes, cifake, cvit, cvt, edgenet, gram, ladeda, lite,
-    mobilenetv4, npr, ram, reparam, resnet, safe, spai, structure, vit_heads, xception,
-)  # fmt: skip
+    attention_effnet,
+    backbones,
+    bayes,
+    cifake,
+    cvit,
+    cvt,
+    edgenet,
+    gram,
+    ladeda,
+    lite,
+    mobilenetv4,
+    npr,
+    ram,
+    reparam,
+    resnet,
+    safe,
+    spai,
+    structure,
+    vit_heads,
+    xception,
 )
 from edgedet.models.pixels import PixelModel
 from edgedet.models.table import BYTE_MEAN, BYTE_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Detector
@@ -45,8 +61,8 @@ __all__ = [
 ]
 
 FAMILIES = (
-    attention_effnet, backbones, bayes, cifake, cvit, cvt, edgenet, gram, ladeda,
-    lite, mobilenetv4, npr, ram, reparam, resnet, safe, spai, vit_heads, xception,
+    attention_effnet, backbones, bayes, cifake, cvit, cvt, edgenet, gram, ladeda, lite,
+    mobilenetv4, npr, ram, reparam, resnet, safe, spai, vit_heads, xception,
 )  # fmt: skip
 DETECTORS: dict[str, Detector] = {name: line for family in FAMILIES for name, line in family.DETECTORS.items()}
 

@@ -44,7 +44,7 @@ SIDES = {
 Bayesian layer starts with large weights, and RAM-Net's gates multiply errors: behind maps of 3x3, float32 rounds their logits
 to the parity gate's 1e-4 of their scale."""
 
-_VIT, _SWIN = {"depth": 2, "width": 128}, {"depths": [2, 2, 2, 2]}
+_VIT, _SWIN = {"depth": 2, "width": 128}, {"depths": [2, 1, 1, 1]}
 ARGUMENTS = {
     "cvt13-mlp": {"depths": [1, 1, 1]},
     "swin-tiny": _SWIN,
@@ -62,15 +62,18 @@ EXPECTED = {
     "cifake-cnn": (1, 2),
     "cifake-cnn-srm": (1, 2),
     "cvit-compact": (1, 1),
+    "cvit-conv": (17, 17),
+    "cvt13-mlp": (12, 12),
+    "edge224": (17, 17),
     "edge32": (6, 6),
     "edge32-teacher": (16, 16),
-    "edge224": (17, 17),
     "efficientnet-lite0": (49, 49),
+    "effnetv2-b0-attention": (59, 91),
     "gram-net": (38, 38),
     "ladeda": (54, 54),
     "ladeda-tiny": (1, 4),
-    "mobileone-edge": (21, 21),
     "mobilenetv4-small": (46, 46),
+    "mobileone-edge": (21, 21),
     "npr": (24, 24),
     "npr-channel": (24, 32),
     "npr-final": (24, 32),
@@ -78,14 +81,19 @@ EXPECTED = {
     "npr-spatial": (24, 26),
     "npr-student": (5, 5),
     "ram-net": (53, 83),
-    "repvgg-edge": (9, 9),
     "ram-net-channel": (53, 73),
+    "ram-net-noresidual": (53, 83),
+    "ram-net-sequential": (53, 83),
     "ram-net-spatial": (53, 63),
+    "repvgg-edge": (9, 9),
+    "resnet101": (104, 104),
     "resnet50": (53, 53),
-    "safe": (24, 25),
     "resnet50-bnn": (53, 53),
     "resnet50-sa-bnn": (53, 54),
+    "safe": (24, 25),
     "spai-tiny": (1, 1),
+    "swin-tiny": (1, 1),
+    "swin-tiny-mlp": (1, 1),
     "timm/efficientnet_lite0": (49, 49),
     "timm/legacy_xception": (74, 74),
     "timm/mobilenetv4_conv_small": (46, 46),
@@ -93,9 +101,28 @@ EXPECTED = {
     "timm/swin_tiny_patch4_window7_224": (1, 1),
     "timm/tf_efficientnetv2_b0": (59, 75),
     "timm/vit_small_patch16_224": (1, 1),
+    "vit-b16-cnn": (3, 3),
+    "vit-b16-mlp": (1, 1),
+    "vit-small": (1, 1),
+    "vit-small-384": (1, 1),
     "xception": (74, 74),
 }
 """Convolutions that read Int8, of all; the others are gates, or narrower than the kernels' tiles."""
+
+PRODUCTS = {
+    "cvt13-mlp": (18, 18),
+    "effnetv2-b0-attention": (1, 2),
+    "swin-tiny": (23, 23),
+    "swin-tiny-mlp": (23, 23),
+    "timm/swin_tiny_patch4_window7_224": (51, 51),
+    "timm/vit_small_patch16_224": (48, 48),
+    "vit-b16-cnn": (8, 8),
+    "vit-b16-mlp": (8, 8),
+    "vit-small": (8, 8),
+    "vit-small-384": (8, 8),
+}
+"""Kernels of matrix products that read Int8, and products that were quantized: the linear layers around attention's cores.
+Queries and keys that read the same tokens may share a kernel."""
 
 NOT_HERE = {"edgenet", "spai"}
 """The general form of the edge networks; and what `spai-tiny` stands for, which is compiled by hand: it takes minutes."""
@@ -122,10 +149,10 @@ def exported(name: str, data: Index, folder: Path) -> Artifact:
     return run(config, checkpoint, data, folder / "int8", assessed=False)
 
 
-def quantized_convolutions(model: onnx.ModelProto) -> list[str]:
-    """Those that read a DequantizeLinear."""
+def quantized(model: onnx.ModelProto, *kinds: str) -> list[str]:
+    """The nodes of these operators that read a DequantizeLinear."""
     dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    return [node.name for node in model.graph.node if node.op_type == "Conv" and node.input[0] in dequantized]
+    return [node.name for node in model.graph.node if node.op_type in kinds and node.input[0] in dequantized]
 
 
 def test_every_detector_of_the_table_is_here() -> None:
@@ -141,6 +168,13 @@ def test_every_quantized_convolution_reads_int8(name: str, data: Index, tmp_path
     assert found["kernels_in"]["Int8"] >= len(quantized)
     known = models.lookup(name).int8_notes
     assert [note for note in child.manifest.notes if " in INT8: " in note] == ([f"{name} in INT8: {known}"] if known else [])
+    found, model = child.manifest.metrics["compiled"], onnx.load(child.graph)
+    convolutions = quantized(model, "Conv")
+    assert (found["int8_convolutions"], len(convolutions)) == (EXPECTED[name][0],) * 2
+    assert sum(node.op_type == "Conv" for node in model.graph.node) == EXPECTED[name][1]
+    assert found["kernels_in"]["Int8"] >= len(convolutions)
+    if name in PRODUCTS:
+        assert (found["int8_products"], len(quantized(model, "MatMul", "Gemm"))) == PRODUCTS[name]
     # Six channels between the CIFAKE network's convolutions are no multiple of eight, Tiny-LaDeDa's eight fill no tile; nothing
     # else breaks a rule.
     lint = [note for note in child.manifest.notes if note.startswith("lint")]
@@ -150,15 +184,15 @@ def test_every_quantized_convolution_reads_int8(name: str, data: Index, tmp_path
 def test_a_graph_of_which_only_the_weights_are_quantized_is_refused(data: Index, tmp_path: Path) -> None:
     child = exported("edge32", data, tmp_path)
     model = onnx.load(child.graph)
-    quantized = quantized_convolutions(model)
+    convolutions = quantized(model, "Conv")
     makers = {node.output[0]: node for node in model.graph.node}
     for node in model.graph.node:
-        if node.name in quantized:
+        if node.name in convolutions:
             node.input[0] = makers[makers[node.input[0]].input[0]].input[0]
     pairs = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    assert len(pairs) == len(quantized)
+    assert len(pairs) == len(convolutions)
     # The pixels are in float32 and reach the first convolution through no pair any more.
-    first = next(node for node in model.graph.node if node.name == quantized[0])
+    first = next(node for node in model.graph.node if node.name == convolutions[0])
     model.graph.node.insert(
         list(model.graph.node).index(first),
         onnx.helper.make_node("Cast", [first.input[0]], ["pixels_half"], name="pixels_half", to=onnx.TensorProto.FLOAT16),
@@ -168,4 +202,4 @@ def test_a_graph_of_which_only_the_weights_are_quantized_is_refused(data: Index,
     found = compiler.compile_ahead(tmp_path / "weights.onnx", size=(32, 32))
     assert sum(found.convolutions.values()) == 0
     with pytest.raises(ExportError, match="6 of 6 quantized convolutions do not read Int8"):
-        found.require_int8(quantized)
+        found.require_int8(convolutions)

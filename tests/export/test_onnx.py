@@ -78,6 +78,24 @@ def test_a_global_pool_is_one_mean(exported: onnx.ModelProto, module: PixelModel
     assert isinstance(module.net.pool, nn.AdaptiveAvgPool2d)  # the network itself is left as it is
 
 
+class TwoForms(nn.Module):
+    """Told apart by the sign, where attention's two forms would be the same."""
+
+    fused_attn = False
+
+    def forward(self, x):
+        return x.mean((1, 2, 3)) * (1 if self.fused_attn else -1)
+
+
+def test_attention_of_timm_is_exported_in_pytorchs_own_form() -> None:
+    net = TwoForms()
+    graph = export_onnx(PixelModel(net, PREPROCESS), PREPROCESS, opset=20)
+    white = np.full((2, 16, 16, 3), 255, np.uint8)
+    (logits,) = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"pixels": white})
+    assert logits.min() > 0
+    assert not net.fused_attn  # the network itself is left as it is
+
+
 def test_the_file_says_what_it_is_and_nothing_of_the_machine_that_made_it(exported: onnx.ModelProto) -> None:
     said = {entry.key: entry.value for entry in exported.metadata_props}
     assert said["edgedet.parent"] == "a1b2"
