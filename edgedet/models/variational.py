@@ -160,5 +160,6 @@ def _entropy(fake: Tensor, real: Tensor) -> Tensor:
 
 def _layer(weight: Tensor, bias: Tensor) -> nn.Linear:
     made = nn.Linear(weight.shape[1], weight.shape[0])
-    made.load_state_dict({"weight": weight.detach(), "bias": bias.detach()})
+    # Taken as they are, which a network without storage allows as well.
+    made.load_state_dict({"weight": weight.detach().clone(), "bias": bias.detach().clone()}, assign=True)
     return made

@@ -12,8 +12,8 @@ from command import COMMAND, SHORT, assert_one_line, environment, press_ctrl_c, 
 from full_disk import no_file_beyond
 
 COMMANDS = (
-    "models", "recipes", "targets", "data scan", "data simulate",
-    "train", "distill", "prune", "export", "eval", "bench", "detect", "show", "lint",
+    "models", "recipes", "targets", "data scan", "data audit", "data control", "data simulate", "data reconstruct",
+    "train", "distill", "prune", "qat", "export", "eval", "bench", "detect", "serve", "show", "lint",
     "bundle", "deploy", "self-test",
 )  # fmt: skip
 

@@ -150,7 +150,7 @@ def test_an_engine_without_a_gpu_is_one_line(edgedet, make_onnx_artifact, tmp_pa
 def test_an_engine_keeps_what_its_graph_is(edgedet, make_onnx_artifact, tmp_path, extra):
     done = edgedet("export", make_onnx_artifact().path, "--engine", *extra, "--out", tmp_path / "engine")
     assert done.code == 2
-    assert_one_line(done.err, "--engine keeps the graph's precision and target")
+    assert_one_line(done.err, "--engine keeps the graph's precision, outputs and target")
 
 
 def test_int8_shows_what_was_tried_and_keeps_it_in_the_manifest(edgedet, demo, tmp_path):
