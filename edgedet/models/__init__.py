@@ -17,7 +17,7 @@ from torch import nn
 
 from edgedet.artifact import WEIGHTS, Artifact, DetectorSpec
 from edgedet.errors import ModelError, nearest
-from edgedet.models import bayes, cifake, edgenet, ladeda, lite, mobilenetv4, npr, ram, reparam, resnet, spai, structure
+from edgedet.models import bayes, cifake, edgenet, ladeda, lite, mobilenetv4, npr, ram, reparam, resnet, safe, spai, structure
 from edgedet.models.pixels import PixelModel
 from edgedet.models.table import BYTE_MEAN, BYTE_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Detector
 from edgedet.preprocess import Preprocess
@@ -39,7 +39,7 @@ __all__ = [
     "weightless",
 ]
 
-FAMILIES = (bayes, cifake, edgenet, ladeda, lite, mobilenetv4, npr, ram, reparam, resnet, spai)
+FAMILIES = (bayes, cifake, edgenet, ladeda, lite, mobilenetv4, npr, ram, reparam, resnet, safe, spai)
 DETECTORS: dict[str, Detector] = {name: line for family in FAMILIES for name, line in family.DETECTORS.items()}
 
 

@@ -120,6 +120,6 @@ DETECTORS: Detectors = {
         front_end=_FRONT_END,
         features="features",
         export_notes=_EXPORT,
-        int8_notes="INT8 does not pay: eight channels fill no kernel's tile, and on x86 it is slower than FP32; deploy FP32",
+        int8_notes="does not pay: eight channels fill no kernel's tile, and on x86 it is slower than FP32; deploy FP32",
     ),
 }

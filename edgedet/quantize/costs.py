@@ -17,7 +17,7 @@ INT8_SPEED = 4.0
 
 HOW = (
     "estimated_time: estimated share of the all-float graph's time, from multiplications, INT8 four times as fast; "
-    "measured_ms: measured here on ONNX Runtime, one image, one thread, in turns with the other rows"
+    "measured_ms: processor time measured here on ONNX Runtime, one image, one thread, in turns with the other rows"
 )
 _ROUNDS, _RUNS, _WARM_UP = 5, 8, 3
 _FEW_ROUNDS, _FEW_RUNS = 3, 3
@@ -50,7 +50,7 @@ def estimated_share(costs: Mapping[str, int], floats: Collection[str]) -> float:
 def gain(model: onnx.ModelProto, quantized: onnx.ModelProto, pixels: Pixels) -> tuple[Figures, str]:
     """What INT8 gains on this machine for one image, uint8 (1, H, W, 3), as figures and as a sentence: it may gain nothing."""
     before, after = interleaved_ms([model, quantized], pixels, rounds=_FEW_ROUNDS, runs=_FEW_RUNS)
-    times = f"{before:.3g} ms in FP32, {after:.3g} ms in INT8, one image on one thread"
+    times = f"{before:.3g} ms in FP32, {after:.3g} ms in INT8, processor time of one image on one thread"
     said = f"INT8 is {before / after:.2g} times as fast here: {times}"
     if after >= before:
         said = f"INT8 is no faster here: {times}; deploy the FP32 graph unless the size of the file is what matters"
@@ -60,17 +60,18 @@ def gain(model: onnx.ModelProto, quantized: onnx.ModelProto, pixels: Pixels) -> 
 def interleaved_ms(
     models: Sequence[onnx.ModelProto], pixels: Pixels, *, rounds: int = _ROUNDS, runs: int = _RUNS
 ) -> list[float]:
-    """The median time of each of `models` on `pixels`, uint8 (1, H, W, 3), in milliseconds, on one thread.
+    """The median processor time of each of `models` on `pixels`, uint8 (1, H, W, 3), in milliseconds, on one thread.
 
-    In turns, so that a disturbance meets all of them alike: read the ratios.
+    What the thread waits for while others compute is not in it. In turns, so that a disturbance meets all of them alike: read
+    the ratios.
     """
     sessions = [opened(model, [model.graph.output[0].name], threads=1) for model in models]
     seconds: list[list[float]] = [[] for _ in sessions]
     for _ in range(rounds):
         for run, taken in zip(sessions, seconds, strict=True):
             for position in range(_WARM_UP + runs):
-                start = time.perf_counter()
+                start = time.thread_time()  # a session of one thread computes in the one that calls it
                 run(pixels)
                 if position >= _WARM_UP:
-                    taken.append(time.perf_counter() - start)
+                    taken.append(time.thread_time() - start)
     return [float(np.median(taken)) * 1000 for taken in seconds]

@@ -60,6 +60,7 @@ EXPECTED = {
     "ram-net": (53, 83),
     "repvgg-edge": (9, 9),
     "resnet50": (53, 53),
+    "safe": (24, 25),
     "resnet50-bnn": (53, 53),
     "resnet50-sa-bnn": (53, 54),
     "spai-tiny": (1, 1),

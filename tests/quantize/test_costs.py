@@ -43,4 +43,4 @@ def test_a_network_that_int8_makes_no_faster_is_told_so(make_net) -> None:
     figures, said = gain(small, large, image)
     assert figures["fp32_ms"] < figures["int8_ms"]
     assert said.startswith("INT8 is no faster here: ")
-    assert f"{figures['int8_ms']:.3g} ms in INT8, one image on one thread; deploy the FP32 graph" in said
+    assert f"{figures['int8_ms']:.3g} ms in INT8, processor time of one image on one thread; deploy the FP32 graph" in said
