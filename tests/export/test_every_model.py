@@ -88,6 +88,7 @@ EXPECTED = {
     "repvgg-edge": (9, 9),
     "resnet101": (104, 104),
     "resnet50": (53, 53),
+    "safe": (24, 25),
     "resnet50-bnn": (53, 53),
     "resnet50-sa-bnn": (53, 54),
     "safe": (24, 25),
