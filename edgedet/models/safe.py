@@ -21,9 +21,9 @@ from edgedet.preprocess import Preprocess
 class DiagonalBand(nn.Module):
     """The HH band of one level of the bior1.3 transform, in front of NPR's stem: (B, 3, H, W) -> (B, 3, H, W), both sides even.
 
-    The transform's high-pass has two taps, (-1, 1) / sqrt(2), so the band is half of ``a - b - c + d`` for every 2x2 block,
-    with a and b in its first row: one fixed depthwise convolution. Each value stands where its block was. What the transform
-    makes of mirrored pixels beyond the border is left out.
+    The transform's high-pass has two taps, (-1, 1) / sqrt(2), so the band is half of ``a - b - c + d`` for every 2x2 block, a
+    and b in its first row: one fixed depthwise convolution. Each value stands where its block was. What the transform makes
+    of mirrored pixels beyond the border is left out.
 
     enlarge: false leaves the band at half the size, (B, 3, H / 2, W / 2).
     """
