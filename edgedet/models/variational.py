@@ -102,26 +102,23 @@ class BayesianLinear(nn.Linear):
             raise ModelError(f"the divergence is shared out over the training images, expected at least 1, got {images}")
         return self.divergence() / images
 
-    def frozen(self) -> nn.Module:
+    def frozen(self) -> nn.Linear:
         """An ordinary layer, (B, I) -> what evaluation gives; nothing in it is random."""
         if self.predict == "mean":
-            return _layer(self.weight, self.bias)
-        return FrozenSamples(_layer(*self.sampled()))
+            return _filled(nn.Linear(self.in_features, 2), self.weight, self.bias)
+        weight, bias = self.sampled()
+        return _filled(FrozenSamples(self.in_features, len(weight)), weight, bias)
 
 
-class FrozenSamples(nn.Module):
-    """T layers as one, (B, I) -> the logit (B, 1) of their mean probability."""
-
-    def __init__(self, samples: nn.Linear) -> None:
-        super().__init__()
-        self.samples = samples
+class FrozenSamples(nn.Linear):
+    """T layers as one of 2 T outputs, real and fake of each: (B, I) -> the logit (B, 1) of their mean probability."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.outputs(x)["logit"]
 
     def outputs(self, x: Tensor) -> dict[str, Tensor]:
         """``logit`` (B, 1) and ``uncertainty`` (B,)."""
-        return mixture(self.samples(x))
+        return mixture(F.linear(x, self.weight, self.bias))
 
 
 def mixture(logits: Tensor) -> dict[str, Tensor]:
@@ -158,8 +155,7 @@ def _entropy(fake: Tensor, real: Tensor) -> Tensor:
     return -(fake.exp() * fake + real.exp() * real)
 
 
-def _layer(weight: Tensor, bias: Tensor) -> nn.Linear:
-    made = nn.Linear(weight.shape[1], weight.shape[0])
+def _filled(layer: nn.Linear, weight: Tensor, bias: Tensor) -> nn.Linear:
     # Taken as they are, which a network without storage allows as well.
-    made.load_state_dict({"weight": weight.detach().clone(), "bias": bias.detach().clone()}, assign=True)
-    return made
+    layer.load_state_dict({"weight": weight.detach().clone(), "bias": bias.detach().clone()}, assign=True)
+    return layer

@@ -68,6 +68,7 @@ def test_an_evaluation_is_the_mean_probability_of_the_kept_samples(frozen):
     mean = probabilities(layer, x).mean(0)
     module = layer.frozen() if frozen else layer
     torch.testing.assert_close(torch.sigmoid(module(x)[:, 0]).double(), mean[:, 1], atol=1e-6, rtol=1e-5)
+    assert module.out_features == (18 if frozen else 2)
     assert torch.equal(module(x), module(x))
 
 

@@ -62,6 +62,22 @@ def test_a_spatial_gate_times_a_channel_gate_is_a_gate(make_net, x86: Scheme) ->
     assert set(place(view, x86).weights) == {"stem_conv"}
 
 
+def test_a_sum_of_the_sigmoids_of_means_and_of_maxima_is_a_gate(make_net, x86: Scheme) -> None:
+    net = make_net()
+    stem, sigmoids = net.conv("x", 3, 16, "stem"), []
+    for pool in ("Mean", "Max"):
+        reduced = net.op(f"Reduce{pool}", stem, net.constant([2, 3]), name=pool, keepdims=1)
+        wide = net.conv(net.conv(reduced, 16, 4, f"{pool}_reduce", kernel=1), 4, 16, f"{pool}_expand", kernel=1, relu=False)
+        sigmoids.append(net.op("Sigmoid", wide, name=f"{pool}_sigmoid"))
+    gated = net.op("Mul", stem, net.op("Add", *sigmoids, name="sum"), name="gated")
+    view = GraphView(net.finish(net.conv(gated, 16, 16, "after"), 16))
+    found, parts = gate_nodes(view), ("", "_reduce_conv", "_expand", "_sigmoid")
+    assert found >= {f"{pool}{part}" for pool in ("Mean", "Max") for part in parts}
+    plan = place(view, x86)
+    assert set(plan.weights) == {"stem_conv", "after_conv"}
+    assert set(plan.tensors) == {"stem", "gated", "after"}
+
+
 def test_a_silu_is_an_activation_and_no_gate(make_net, x86: Scheme) -> None:
     net = make_net()
     stem = net.conv("x", 3, 16, "stem", relu=False)
