@@ -91,7 +91,6 @@ EXPECTED = {
     "safe": (24, 25),
     "resnet50-bnn": (53, 53),
     "resnet50-sa-bnn": (53, 54),
-    "safe": (24, 25),
     "spai-tiny": (1, 1),
     "swin-tiny": (1, 1),
     "swin-tiny-mlp": (1, 1),
