@@ -19,6 +19,7 @@
     ├── ExportError              a graph does not come out as promised
     │   └── ParityError          child and parent disagree by more than the gate allows
     ├── DeployError              a device cannot be reached, or does not take a bundle
+    ├── ExplainError             a detector has no such map, or gives none that can be drawn
     ├── BenchError               a benchmark cannot be run as asked, or figures kept on file are not valid
     └── RuntimeUnavailable       this machine cannot run the artifact
 
@@ -103,6 +104,10 @@ class ParityError(ExportError):
 
 class DeployError(EdgedetError):
     """A device cannot be reached, or does not take a bundle."""
+
+
+class ExplainError(EdgedetError):
+    """A detector has no such map, or gives none that can be drawn."""
 
 
 class BenchError(EdgedetError):

@@ -39,7 +39,7 @@ def detect(
     """Score images: probability of fake, verdict, and margin to the threshold. Exits 1 when an image cannot be read."""
     from edgedet.runtime.detector import Detector
 
-    files, refused = _files(images)
+    files, refused = files_of(images)
     failed = len(refused)
     for reason in refused:
         warn(reason)
@@ -90,7 +90,7 @@ def _print(record: dict[str, Any]) -> None:
         print(f"{record['verdict']:4}  {record['score']:.4f}  margin {record['margin']:+.4f}  {one_line(record['image'])}")
 
 
-def _files(paths: list[Path]) -> tuple[list[Path], list[str]]:
+def files_of(paths: list[Path]) -> tuple[list[Path], list[str]]:
     """The images named and those below the folders named, by name, and why a folder could not be read."""
     files: list[Path] = []
     refused: list[str] = []

@@ -4,7 +4,8 @@ cam: ``sum_c w_c F_c``, (B, h, w): the channels F of the last feature map, weigh
     difference of its rows (Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016). Raw: above 0 what
     speaks for fake, below 0 for real, and its mean with the classifier's bias is the logit. What lies above 0 is Grad-CAM at
     that map up to the factor 1 / (h w) (Selvaraju et al., ICCV 2017, section 3.1).
-attention: of a network with spatial gates and no attention of its own, the mean of the last stage's gates, (B, h, w).
+attention: of a network with spatial gates and no attention of its own, the mean of the last stage's, (B, h, w); where a channel
+    gate stands beside the spatial one, each times the mean of that: the share of the features that passes both.
 Besides, whatever the network's own ``outputs`` gives (`edgedet.models.pixels`): patches, attention, uncertainty.
 """
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from edgedet.errors import ModelError
 from edgedet.models import lookup
-from edgedet.models.blocks import SpatialGate
+from edgedet.models.blocks import ChannelGate, SpatialGate
 from edgedet.models.pixels import PixelModel
 from edgedet.models.table import Detector
 
@@ -60,8 +61,7 @@ class Maps(nn.Module):
         own = _own_outputs(self.model)
         self.weights = _class_weights(self.model.net, line) if PATCHES not in own else None  # those are the map, and its bias
         self.features = tap(self.model.net, line.features) if self.weights is not None and line.features else None
-        gates = [name for name, module in self.model.net.named_modules() if isinstance(module, SpatialGate)]
-        self.gates = [tap(self.model.net, name) for name in gates] if ATTENTION not in own else []
+        self.gates = _tapped_gates(self.model.net) if ATTENTION not in own else []
         computed = (CAM if self.features else "", ATTENTION if self.gates else "")
         self.names = (*filter(None, computed), *own)
 
@@ -71,7 +71,7 @@ class Maps(nn.Module):
         if self.features is not None and self.weights is not None:
             given[CAM] = (self.features.take() * self.weights).sum(1)
         if self.gates:
-            given[ATTENTION] = _last_stage([kept.take() for kept in self.gates])
+            given[ATTENTION] = _last_stage([_passing(*gates) for gates in self.gates])
         return (given["logit"], *(given[name] for name in self.names))
 
 
@@ -115,6 +115,23 @@ def _class_weights(net: nn.Module, line: Detector) -> Tensor | None:
     rows = layer.weight.detach().clone()
     towards_fake = rows[0] if len(rows) == 1 else (rows[1::2] - rows[::2]).mean(0)
     return towards_fake[:, None, None]
+
+
+def _tapped_gates(net: nn.Module) -> list[tuple[Kept, Kept | None]]:
+    """Each spatial gate of `net`, and the channel gate beside it in the same module."""
+    spatial = [name for name, module in net.named_modules() if isinstance(module, SpatialGate)]
+    found = []
+    for name in spatial:
+        around = name.rpartition(".")[0]
+        beside = [child for child, module in net.get_submodule(around).named_children() if isinstance(module, ChannelGate)]
+        channel = tap(net, f"{around}.{beside[0]}".removeprefix(".")) if beside else None
+        found.append((tap(net, name), channel))
+    return found
+
+
+def _passing(spatial: Kept, channel: Kept | None) -> Tensor:
+    """(B, 1, h, w): the spatial gate, times the mean of the channel gate (B, C, 1, 1)."""
+    return spatial.take() if channel is None else spatial.take() * channel.take().mean(1, keepdim=True)
 
 
 def _last_stage(gates: list[Tensor]) -> Tensor:

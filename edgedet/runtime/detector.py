@@ -105,18 +105,14 @@ class Detector:
         self, images: Source | Iterable[Source], *, on_error: OnError = "raise", operating_point: str | None = None
     ) -> Iterator[Prediction]:
         """As :meth:`predict`, one at a time as they are ready: for a folder that does not fit in memory."""
-        threshold = self._threshold(operating_point)
-        decoded = _decoded(self.preprocess, iter(_each(images)), ahead=self.batch_size)
-        for batch in batches(decoded, self.batch_size):
+        threshold = threshold_of(self.artifact, operating_point)
+        for batch in batches(decoded(self.preprocess, iter(_each(images)), ahead=self.batch_size), self.batch_size):
             if isinstance(batch, ImageError):
                 if on_error == "raise":
                     raise batch
                 yield Prediction(None, None, None, None, threshold, error=str(batch))
                 continue
-            logits = self.logits(np.stack(batch))
-            for logit, score in zip(logits.tolist(), self.calibration.score(logits).tolist(), strict=True):
-                verdict: Literal["fake", "real"] = "fake" if score >= threshold else "real"
-                yield Prediction(score, logit, verdict, score - threshold, threshold)
+            yield from predictions(self.artifact, self.logits(np.stack(batch)), threshold)
 
     def logits(self, pixels_u8_nhwc: Pixels) -> npt.NDArray[np.float32]:
         """The logits (N,) of preprocessed pixels, uint8 (N, H, W, 3), batch by batch.
@@ -130,10 +126,7 @@ class Detector:
             raise ImageError(f"expected uint8 pixels of shape (N, H, W, 3), got {pixels_u8_nhwc.dtype} {shape}")
         starts = range(0, len(pixels_u8_nhwc), self.batch_size)
         parts = [self.runtime.run(pixels_u8_nhwc[start : start + self.batch_size])[base.LOGIT] for start in starts]
-        logits = np.concatenate([np.empty(0, np.float32), *parts])
-        if not np.isfinite(logits).all():
-            raise ArtifactError(f"{self.artifact.path}: the model gives a logit that is not finite: it cannot be used")
-        return logits
+        return _finite(self.artifact, np.concatenate([np.empty(0, np.float32), *parts]))
 
     def close(self) -> None:
         """Give back the runtime's memory."""
@@ -147,15 +140,38 @@ class Detector:
     ) -> None:
         self.close()
 
-    def _threshold(self, operating_point: str | None) -> float:
-        if operating_point is None:
-            return self.calibration.threshold
-        known = self.calibration.thresholds
-        if operating_point not in known:
-            raise ArtifactError(
-                f"{self.artifact.path}: has no operating point {operating_point!r}{nearest(operating_point, known)}"
-            )
-        return known[operating_point]
+
+def threshold_of(artifact: Artifact, operating_point: str | None) -> float:
+    """The score from which on `artifact` says fake; `operating_point` None is its default.
+
+    Raises:
+        ArtifactError: it has no such operating point.
+    """
+    calibration = artifact.manifest.calibration
+    if operating_point is None:
+        return calibration.threshold
+    if operating_point not in calibration.thresholds:
+        near = nearest(operating_point, calibration.thresholds)
+        raise ArtifactError(f"{artifact.path}: has no operating point {operating_point!r}{near}")
+    return calibration.thresholds[operating_point]
+
+
+def predictions(artifact: Artifact, logits: npt.NDArray[np.float32], threshold: float) -> Iterator[Prediction]:
+    """What `artifact` says of images with these logits (N,), calibrated.
+
+    Raises:
+        ArtifactError: a logit is not finite.
+    """
+    scores = artifact.manifest.calibration.score(_finite(artifact, logits))
+    for logit, score in zip(logits.tolist(), scores.tolist(), strict=True):
+        verdict: Literal["fake", "real"] = "fake" if score >= threshold else "real"
+        yield Prediction(score, logit, verdict, score - threshold, threshold)
+
+
+def _finite(artifact: Artifact, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    if not np.isfinite(logits).all():
+        raise ArtifactError(f"{artifact.path}: the model gives a logit that is not finite: it cannot be used")
+    return logits
 
 
 def _each(images: Source | Iterable[Source]) -> Iterable[Source]:
@@ -167,7 +183,7 @@ def _each(images: Source | Iterable[Source]) -> Iterable[Source]:
     return images
 
 
-def _decoded(preprocess: Preprocess, sources: Iterator[Source], *, ahead: int) -> Iterator[Decoded]:
+def decoded(preprocess: Preprocess, sources: Iterator[Source], *, ahead: int) -> Iterator[Decoded]:
     """Pixels or the error of each source, in order, decoded in the background while the caller works."""
 
     def decode(source: Source) -> Decoded:
@@ -187,10 +203,10 @@ def _decoded(preprocess: Preprocess, sources: Iterator[Source], *, ahead: int) -
     yield from prefetch(decode, remaining, threads=threads, ahead=ahead)
 
 
-def batches(decoded: Iterator[Decoded], size: int) -> Iterator[list[Pixels] | ImageError]:
+def batches(images: Iterator[Decoded], size: int) -> Iterator[list[Pixels] | ImageError]:
     """Runs of at most `size` images of one shape (of mixed sizes: batches of one); errors stand alone, in order."""
     batch: list[Pixels] = []
-    for item in decoded:
+    for item in images:
         if batch and (isinstance(item, ImageError) or item.shape != batch[0].shape or len(batch) == size):
             yield batch
             batch = []

@@ -12,9 +12,9 @@ from torch import nn
 from edgedet import models
 from edgedet.artifact import DetectorSpec
 from edgedet.errors import ModelError
-from edgedet.models.blocks import SpatialGate
 from edgedet.models.maps import Maps, with_maps
 from edgedet.models.pixels import PixelModel
+from edgedet.models.ram import ResidualAttention
 from edgedet.models.table import Detector
 from edgedet.preprocess import Preprocess
 
@@ -90,15 +90,18 @@ def test_a_class_map_is_the_weighted_sum_of_the_channels():
 def test_gates_are_the_mean_of_the_last_stage_that_has_any():
     name, model = "ram-net", small("ram-net")
     seen: list[torch.Tensor] = []
-    gates = [module for module in model.net.modules() if isinstance(module, SpatialGate)]
-    hooks = [gate.register_forward_hook(lambda _, __, gate: seen.append(gate)) for gate in gates]
+    hooks = [
+        module.register_forward_hook(lambda module, given, _: seen.append(module.spatial(*given) * module.channel(*given)))
+        for module in model.net.modules()
+        if isinstance(module, ResidualAttention)
+    ]
     with torch.inference_mode():
         model(photographs(model))
     for hook in hooks:
         hook.remove()
     assert [tuple(gate.shape[2:]) for gate in seen] == [(8, 8)] * 4 + [(4, 4)] * 6
-    expected = sum(seen[4:]) / 6
-    torch.testing.assert_close(given(model, name)["attention"], expected[:, 0])
+    expected = sum(seen[4:]) / 6  # (B, C, h, w): what each feature is multiplied by
+    torch.testing.assert_close(given(model, name)["attention"], expected.mean(1))
     assert given(model, name)["attention"].min() > 0
 
 
