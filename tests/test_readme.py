@@ -20,11 +20,11 @@ DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def walkthrough() -> list[str]:
+def walkthrough(document: Path = README) -> list[str]:
     """The commands of the block after ``<!-- session -->``, with continued lines joined."""
-    text = README.read_text(encoding="utf-8").partition("<!-- session -->")[2]
+    text = document.read_text(encoding="utf-8").partition("<!-- session -->")[2]
     block = FENCE.search(text)
-    assert block is not None, "README.md: no fenced block after <!-- session -->"
+    assert block is not None, f"{document.name}: no fenced block after <!-- session -->"
     assert block[1] == "bash"
     joined = block[2].replace("\\\n", " ")
     return [line for line in joined.splitlines() if line.strip() and not line.startswith("#")]
