@@ -99,7 +99,7 @@ EXPECTED = {
     "timm/mobilenetv4_conv_small": (46, 46),
     "timm/resnet101": (104, 104),
     "timm/swin_tiny_patch4_window7_224": (1, 1),
-    "timm/tf_efficientnetv2_b0": (59, 75),
+    "timm/tf_efficientnetv2_b0": (59, 91),
     "timm/vit_small_patch16_224": (1, 1),
     "vit-b16-cnn": (3, 3),
     "vit-b16-mlp": (1, 1),
