@@ -139,7 +139,7 @@ def mixture(logits: Tensor) -> dict[str, Tensor]:
 def _log_sigmoid(x: Tensor) -> Tensor:
     """Of the difference of two logits: the log of the softmax.
 
-    Written out because TensorRT's log-softmax is a logarithm of a softmax, which is minus infinity from -104 on.
+    Written out because a runtime may compute log-softmax as the logarithm of a softmax, which is minus infinity from -104 on.
     """
     return -torch.relu(-x) - torch.log(1 + torch.exp(-x.abs()))
 
