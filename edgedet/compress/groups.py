@@ -123,8 +123,11 @@ class _Search:
             _Refused: it is left alone.
         """
         members = [item for item in group.items if item.dep.target.module in self.names]
-        cuts = [cut for item in members for cut in self._cuts(item)]
         modules = [item.dep.target.module for item in members]
+        for module in modules:
+            if self._layout(module, "refused"):
+                raise _Refused(f"{self.names[module]}: {self._layout(module, 'refused')}")
+        cuts = [cut for item in members for cut in self._cuts(item)]
         kind = self._kind(modules)
         if kind not in self.kinds:
             raise _Refused(f"{kind} is not among dims")
@@ -158,8 +161,6 @@ class _Search:
         gives = bool(self.graph.is_out_channel_pruning_fn(item.dep.handler))
         if gives and name == self.classifier:
             raise _Refused("the output")
-        if self._layout(module, "refused"):
-            raise _Refused(f"{name}: {self._layout(module, 'refused')}")
         if module in self.layouts:
             units = self._layout(module, "through") or self._layout(module, "gives" if gives else "reads")
             return self._inside(name, units, _units(item, units.count, name)) if units is not None else []

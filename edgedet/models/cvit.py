@@ -27,6 +27,10 @@ class SequencePool(nn.Module):
         super().__init__()
         self.score = nn.Linear(width, 1)
 
+    def layout(self) -> Layout:
+        """A channel goes through it, and has one weight in it."""
+        return Layout(through=Units(self.score.in_features, (Part("score", 1),)))
+
     def forward(self, x: Tensor) -> Tensor:
         shares = torch.softmax(self.score(x), dim=1)
         return (shares.transpose(1, 2) @ x).squeeze(1)

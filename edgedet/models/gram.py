@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedet.models.blocks import conv_bn_relu
+from edgedet.models.layout import Layout
 from edgedet.models.table import Detector, Detectors
 from edgedet.preprocess import Preprocess
 
@@ -24,6 +25,10 @@ _TEXTURES = 32
 
 class GramMatrix(nn.Module):
     """``F F' / (C H W)``: how channels of a map occur together, (B, C, H, W) -> (B, 1, C, C), an image of one channel."""
+
+    def layout(self) -> Layout:
+        """Its channels are no longer channels behind it."""
+        return Layout(refused="the channels that it reads become the sides of a matrix")
 
     def forward(self, x: Tensor) -> Tensor:
         # Both factors are divided, by the root: the sum over an image's positions would leave half precision's range above, and
