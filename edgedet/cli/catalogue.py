@@ -50,8 +50,11 @@ def list_models(json: Json = None) -> None:
     ]
     rows.append(("timm/<name>", "any model of timm, one logit", "", "", "", ""))
     columns = ("detector", "source", "parameters", "MMACs", "input", "front-end")
-    notes = [(each["name"], each["export_notes"], each["int8_notes"]) for each in records]
-    shown = table("notes", ("detector", "export", "INT8"), [row for row in notes if any(row[1:])])
+    noted: dict[tuple[str, str], list[str]] = {}
+    for each in records:
+        noted.setdefault((each["export_notes"], each["int8_notes"]), []).append(each["name"])
+    notes = [("\n".join(names), *said) for said, names in noted.items() if any(said)]
+    shown = table("notes", ("detectors", "export", "INT8"), notes)
     show(table("detectors", columns, rows, right=columns[2:4]), shown, json=json, record=records)
 
 

@@ -39,6 +39,7 @@ from edgedet.models import (
     vit_heads,
     xception,
 )
+from edgedet.models.macs import Shapes
 from edgedet.models.pixels import PixelModel
 from edgedet.models.table import BYTE_MEAN, BYTE_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Detector
 from edgedet.preprocess import Preprocess
@@ -108,7 +109,7 @@ def weightless(spec: DetectorSpec) -> PixelModel:
     Raises:
         ModelError: as :func:`create`.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), Shapes():  # type: ignore[no-untyped-call]
         return PixelModel(create(spec), lookup(spec.name).preprocess).eval()
 
 

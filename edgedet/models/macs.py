@@ -37,7 +37,25 @@ def of_pass(module: nn.Module, x: torch.Tensor) -> float:
     return float(count.flops) / 2
 
 
-class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """On the device ``meta``, leaves out what changes no shape: values in place, norms, activations.
+
+    torch works out by rules in Python what each of them would give, which takes most of the time of making a network there.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        first = args[0] if args else None
+        if isinstance(first, torch.Tensor) and first.device.type == "meta":
+            if func._overloadpacket in _IN_PLACE:
+                return first
+            if func._overloadpacket in _ALIKE:
+                return torch.empty_like(first)
+            if func._overloadpacket in _NORMS:
+                return torch.empty_like(first), first.new_empty(0), first.new_empty(0)
+        return func(*args, **(kwargs or {}))
+
+
+class _Count(Shapes):
     """Floating point operations by torch's own formulas, two a multiply-accumulate."""
 
     def __init__(self) -> None:
@@ -45,8 +63,17 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
+        made = super().__torch_dispatch__(func, types, args, kwargs)
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=made)
         return made
+
+
+def _operators(*names: str) -> frozenset[Any]:
+    return frozenset(getattr(torch.ops.aten, name) for name in names)
+
+
+_IN_PLACE = _operators("normal_", "uniform_", "clamp_", "mul_", "add_", "sub_", "div_", "erfinv_", "fill_", "zero_", "copy_")
+_ALIKE = _operators("relu", "gelu", "silu", "hardtanh", "sigmoid", "hardswish", "_softmax")
+_NORMS = _operators("native_batch_norm", "native_layer_norm")

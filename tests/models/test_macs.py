@@ -6,6 +6,8 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import nn
 
+from edgedet import models
+from edgedet.artifact import DetectorSpec
 from edgedet.models.macs import macs, of_pass
 from edgedet.models.pixels import PixelModel
 from edgedet.preprocess import Preprocess
@@ -40,6 +42,12 @@ def test_published_networks_cost_what_is_published_without_being_run(name, mmacs
     with torch.device("meta"):
         net = timm.create_model(name, num_classes=1)
     assert macs(PixelModel(net, Preprocess()).to("meta")) / 1e6 == pytest.approx(mmacs, abs=0.1)
+
+
+def test_shapes_alone_give_the_count_of_a_real_pass():
+    spec = DetectorSpec(name="efficientnet-lite0")
+    real = PixelModel(models.create(spec), models.lookup(spec.name).preprocess)
+    assert macs(models.weightless(spec)) == macs(real)
 
 
 def test_counting_leaves_the_network_as_it_was():
