@@ -76,15 +76,21 @@ open(given["--answer"], "w").write(json.dumps({"name": given["--row"], "parts": 
         ("sys.exit('no good')", "failed (memory limit 256 MiB): no good"),
         ("bytearray(2**30)", "failed (memory limit 256 MiB): MemoryError"),
         ("import os; os.kill(os.getpid(), 9)", "ended by signal 9 (memory limit 256 MiB): no message"),
-        ("import time; time.sleep(60)", "not done after 0 minutes"),
     ],
 )
 def test_a_process_that_ends_early_leaves_what_it_had_and_the_reason(end, stopped, tmp_path):
     script = tmp_path / "child.py"
     script.write_text(CHILD.replace("{end}", end))
-    found = store.ask([str(script)], "npr", memory=256 << 20, seconds=5)
+    found = store.ask([str(script)], "npr", memory=256 << 20, seconds=120)
     assert found["parts"] == {"cpu-x86 fp32": {}}
     assert found.get("stopped") == stopped
+
+
+def test_a_process_that_does_not_end_is_stopped(tmp_path):
+    script = tmp_path / "child.py"
+    script.write_text("import time; time.sleep(600)")
+    found = store.ask([str(script)], "npr", memory=256 << 20, seconds=0.5)
+    assert (found["parts"], found["stopped"]) == ({}, "not done after 0 minutes")
 
 
 def test_only_what_has_changed_is_measured(tmp_path, monkeypatch):
