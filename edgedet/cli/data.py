@@ -13,7 +13,7 @@ from rich.table import Table
 from edgedet import recipe
 from edgedet.artifact import check_free
 from edgedet.cli.common import Json, Out, Resume, data_of, show, table, valid, warn
-from edgedet.data.index import REAL, Index
+from edgedet.data.index import LABELS, REAL, Index
 from edgedet.errors import UsageError
 from edgedet.recipe import convert
 
@@ -181,7 +181,7 @@ def reconstruct_photos(
     _warn_of(made.left_out)
     summary = f"{out}: {len(made.entries):,} images, {len(made.left_out):,} photographs left out (left_out.csv)"
     record = {"out": str(out), "images": len(made.entries), "left_out": _listed(made.left_out)}
-    counts = Counter((entry.split, "fake" if entry.label else "real", entry.generator) for entry in made.entries)
+    counts = Counter((entry.split, LABELS[entry.label], entry.generator) for entry in made.entries)
     show(_table_of(counts), summary, json=json, record=record)
 
 
@@ -209,7 +209,7 @@ def _label_map(pairs: list[str]) -> dict[str, int]:
 
 def _counts(index: Index) -> Table:
     counts: Counter[tuple[str, str, str]]
-    counts = Counter((row.split or "-", "fake" if row.label else "real", row.generator or "-") for row in index.rows)
+    counts = Counter((row.split or "-", LABELS[row.label], row.generator or "-") for row in index.rows)
     return _table_of(counts)
 
 

@@ -44,6 +44,7 @@ def run(config: DistillRecipe, parent: Artifact, data: Index, out: Path, *, resu
     """Train a student on the labels and on the logits and embeddings of the teacher `parent`, or on its patches.
 
     Raises:
+        DataError: a training image without a label, where not patches alone are learned.
         ModelError: patches are to be learned, and student or teacher has none, or they do not fit.
         ArtifactError: `out` exists, or the teacher is no checkpoint.
         TrainingError: the augmentation has views that the teacher was not asked about, patches are to be learned of pixels that
@@ -60,8 +61,10 @@ def run(config: DistillRecipe, parent: Artifact, data: Index, out: Path, *, resu
     by_patch = config.distillation.patch_weight > 0
     if by_patch:
         require_same_places(parent, student, config.detector.name)
+    train = data.split("train")
+    if config.distillation.patch_weight < 1:
+        _ = train.labels  # an image without one is refused before an hour is spent on asking
     with group() as processes:
-        train = data.split("train")
         answers = processes.leader_first(lambda: ask(parent, train, amp=config.training.amp, patches=by_patch))
         sets = stage.open_sets(data, preprocess, config.training, processes)
         objective = listener(student, config.detector.name, answers, config.training, config.distillation)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from edgedet import models
 from edgedet.artifact import Artifact
-from edgedet.data.dataset import in_batches, open_set
+from edgedet.data.dataset import at_once, in_batches, open_set
 from edgedet.data.index import Index
 from edgedet.data.parallel import tracked
 from edgedet.data.store import cache_root, writing_file
@@ -211,7 +211,8 @@ def _answers(teacher: Artifact, data: Index, *, amp: bool, patches: bool) -> Ans
     embeddings = np.empty((len(images), 2, classifier.in_features), np.float16)
     maps = None if grid is None else np.empty((len(images), 2, grid.count(size.height), grid.count(size.width)), np.float16)
     kind = torch.bfloat16 if device.type == "cpu" else torch.float16
-    batches = tracked(in_batches(images, _BATCH), total=math.ceil(len(images) / _BATCH), title="ask the teacher")
+    total = math.ceil(len(images) / at_once(images, _BATCH))
+    batches = tracked(in_batches(images, _BATCH), total=total, title="ask the teacher")
     with watched(classifier) as seen, torch.autocast(device.type, kind, enabled=amp):
         for positions, pixels in batches:
             batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)

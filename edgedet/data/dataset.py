@@ -20,6 +20,9 @@ Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]
 CACHE_LIMIT = 16 << 30
 """Bytes of pixels up to which a data set is decoded once to disk; a larger one is decoded at every access."""
 
+MOST_PIXELS = 1 << 21
+"""Pixels of a batch: 32 images of 256x256, whose 64 channels at full size are 0.5 GB in float32."""
+
 
 class ImageSet(Protocol):
     """Images of one size with their labels."""
@@ -85,11 +88,21 @@ def open_set(index: Index, preprocess: Preprocess) -> ImageSet:
     return CachedSet(index, PixelCache.open(index, preprocess)) if size <= CACHE_LIMIT else DecodedSet(index, preprocess)
 
 
-def in_batches(images: ImageSet, size: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-    """All images in order, up to `size` at a time, read ahead by threads: their positions (B,) and uint8 pixels (B, H, W, 3).
+def at_once(images: ImageSet, size: int) -> int:
+    """How many images a batch of up to `size` has: of large ones fewer, so that their maps have room in memory."""
+    if not len(images):
+        return size
+    pixels = images.gather(np.array([0])).size // 3
+    return max(1, min(size, MOST_PIXELS // pixels))
 
+
+def in_batches(images: ImageSet, size: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    """All images in order, read ahead by threads: their positions (B,) and uint8 pixels (B, H, W, 3).
+
+    size: the most at a time; of large images it is fewer, see :func:`at_once`.
     rank, world: of several processes, this one gets every `world`-th batch from the `rank`-th on.
     """
-    starts = range(0, len(images), size)
-    positions = [np.arange(start, min(start + size, len(images))) for start in starts[rank::world]]
+    step = at_once(images, size)
+    starts = range(0, len(images), step)
+    positions = [np.arange(start, min(start + step, len(images))) for start in starts[rank::world]]
     yield from zip(positions, prefetch(images.gather, positions), strict=True)

@@ -6,10 +6,11 @@ import contextlib
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -23,11 +24,15 @@ Split = Literal["train", "ranges", "val", "test", ""]
 SPLITS: tuple[Split, ...] = ("train", "ranges", "val", "test")
 """Training; INT8 ranges; thresholds, gates and search; reported once. An empty split is not assigned yet."""
 
-REAL, FAKE = 0, 1
+REAL, FAKE, UNLABELLED = 0, 1, -1
+LABELS: Mapping[int, str] = MappingProxyType({REAL: "real", FAKE: "fake", UNLABELLED: "unlabelled"})
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One image. `path` is relative to the index's root, in POSIX form; `pair` ties an image to its reconstruction."""
+    """One image; `path` is relative to the index's root, in POSIX form; `pair` ties an image to its reconstruction.
+
+    label: a key of :data:`LABELS`.
+    """
 
     path: str
     label: int
@@ -53,8 +58,19 @@ class Index:
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
-        """(N,), fake = 1."""
-        return np.array([row.label for row in self.rows], dtype=np.int64)
+        """(N,), fake = 1.
+
+        Raises:
+            DataError: an image has none.
+        """
+        labels = np.array([row.label for row in self.rows], dtype=np.int64)
+        without = int((labels == UNLABELLED).sum())
+        if without:
+            raise DataError(
+                f"{self.root}: {without} of {len(self)} images have no label, which is read here: take them out; only "
+                "distillation patch by patch (distillation.patch_weight = 1) learns from them"
+            )
+        return labels
 
     @cached_property
     def generators(self) -> npt.NDArray[np.str_]:
@@ -154,6 +170,10 @@ def _row(header: Sequence[str], line: Sequence[str], where: str) -> Row:
     if not given.get("quality"):
         given.pop("quality", None)
     try:
-        return msgspec.convert(given, Row, strict=False)
+        row = msgspec.convert(given, Row, strict=False)
     except msgspec.ValidationError as error:
         raise DataError(f"{where}: {error}") from error
+    if row.label not in LABELS:
+        known = ", ".join(f"{label} ({name})" for label, name in LABELS.items())
+        raise DataError(f"{where}: label {row.label} is none of {known}")
+    return row

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from edgedet.data.index import FAKE, REAL
+from edgedet.data.index import FAKE, LABELS, REAL, UNLABELLED
 from edgedet.errors import DataError, UnknownLabel
 
 KNOWN: Mapping[str, int] = MappingProxyType(
-    {"real": REAL, "nature": REAL, "0_real": REAL, "fake": FAKE, "ai": FAKE, "1_fake": FAKE}
-)
+    {
+        "real": REAL, "nature": REAL, "0_real": REAL,
+        "fake": FAKE, "ai": FAKE, "1_fake": FAKE,
+        "unlabelled": UNLABELLED, "unlabeled": UNLABELLED,
+    }
+)  # fmt: skip
 
 _IN_TABLES = {"0": REAL, "1": FAKE, "false": REAL, "true": FAKE}
 """In a column the label may also be written as this toolkit's convention, fake = 1; a folder called ``0`` says too little."""
@@ -59,5 +63,5 @@ class LabelMap:
 
     def allowed(self) -> str:
         """What is known, for a message."""
-        of = {label: ", ".join(sorted(name for name, to in self.names.items() if to == label)) for label in (REAL, FAKE)}
-        return f"known for real: {of[REAL]}; for fake: {of[FAKE]}"
+        of = {label: ", ".join(sorted(name for name, to in self.names.items() if to == label)) for label in LABELS}
+        return f"known for real: {of[REAL]}; for fake: {of[FAKE]}; for neither: {of[UNLABELLED]}"

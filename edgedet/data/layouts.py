@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from edgedet.data.index import FAKE, Index, Row, Split
+from edgedet.data.index import LABELS, Index, Row, Split
 from edgedet.data.labels import LabelMap
 from edgedet.errors import DataError
 
@@ -119,7 +119,7 @@ def _row_of_folder(root: Path, folder: str, labels: LabelMap, unlabelled: int | 
 
 
 def _unnamed(label: int) -> str:
-    return "fake" if label == FAKE else "real"
+    return LABELS[label]
 
 
 def _images(found: Listing) -> Iterator[str]:

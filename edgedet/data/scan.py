@@ -17,7 +17,7 @@ import msgspec
 import PIL
 
 from edgedet.data.facts import Facts, facts_of
-from edgedet.data.index import Index, Row, Split
+from edgedet.data.index import UNLABELLED, Index, Row, Split
 from edgedet.data.labels import LabelMap
 from edgedet.data.layouts import listing
 from edgedet.data.parallel import ordered, threads_for, tracked
@@ -73,12 +73,13 @@ def scan(
     cache: a folder where the facts of a listing (paths, sizes, times) are kept, so that a second scan opens no image.
 
     Raises:
-        DataError: there is nothing there, no image in it, or no good one.
+        DataError: there is nothing there, no image in it, or no good one; an image without a label is in val or test.
         UnknownLabel: a folder or value that is neither real nor fake.
     """
     found = listing(Path(source), LabelMap.extended(label_map), unlabelled=unlabelled)
     if not found.rows:
         raise DataError(f"{source}: no images found; {_what_there_is(found.ignored, found.errors)}")
+    _require_judges(found.rows)
     facts = _facts_of_all([found.root / row.path for row in found.rows], cache, progress)
     good = [_with_facts(row, fact) for row, fact in zip(found.rows, facts, strict=True) if not fact.error]
     errors = [(row.path, fact.error) for row, fact in zip(found.rows, facts, strict=True) if fact.error]
@@ -100,6 +101,13 @@ def _what_there_is(ignored: Counter[str], errors: Sequence[tuple[str, str]]) -> 
     return f"there is {kinds}" + (f", and {errors[0][0]}: {errors[0][1]}" if errors else "")
 
 
+def _require_judges(rows: Sequence[Row]) -> None:
+    """Refuse images without a label where a label is what they are for."""
+    wrong = next((row for row in rows if row.label == UNLABELLED and row.split in ("val", "test")), None)
+    if wrong is not None:
+        raise DataError(f"{wrong.path}: has no label, and is in split {wrong.split}, which judges by labels: move it to train")
+
+
 def _with_facts(row: Row, fact: Facts) -> Row:
     return Row(
         path=row.path,
@@ -119,7 +127,7 @@ def _contradictions(rows: Sequence[Row]) -> dict[str, str]:
     """Images whose bytes are labelled real at one place and fake at another: path to reason."""
     label_of: dict[str, Row] = {}
     wrong: dict[str, str] = {}
-    for row in rows:
+    for row in (row for row in rows if row.label != UNLABELLED):
         other = label_of.setdefault(row.sha256, row)
         if other.label != row.label:
             wrong[row.path] = f"the same bytes are labelled the other way at {other.path}"

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from edgedet.data.index import SPLITS, Row, Split
+from edgedet.data.index import SPLITS, UNLABELLED, Row, Split
 from edgedet.errors import DataError
 
 
@@ -71,18 +71,21 @@ def leaks(rows: Iterable[Row]) -> list[Leak]:
 def assign(rows: Sequence[Row], *, seed: int = 0, shares: Mapping[Split, Share] = SHARES) -> tuple[Row, ...]:
     """`rows`, in their order, with every split that is missing cut out of train; unassigned rows count as train.
 
-    Nothing is taken from val or test: a data set without train images (one that is only for testing) stays as it is.
+    Nothing is taken from val or test: a data set without train images (one that is only for testing) stays as it is. Images
+    without a label, and what stays with them, are for train only: nothing is judged by them.
     """
     pool = [position for position, row in enumerate(rows) if row.split in ("train", "")]
+    strata = _strata(rows, pool, seed)
+    count = sum(len(group) for groups in strata for group in groups)
     there = {row.split for row in rows}
-    wanted = {split: share.of(len(pool)) for split, share in shares.items() if split not in there and share.of(len(pool)) > 0}
+    wanted = {split: share.of(count) for split, share in shares.items() if split not in there and share.of(count) > 0}
     chosen: dict[int, Split] = dict.fromkeys(pool, "train")
     left: dict[Split, float] = dict.fromkeys(wanted, 0.0)
-    for groups in _strata(rows, pool, seed):
+    for groups in strata:
         size = sum(map(len, groups))
         for split, target in wanted.items():
             # What a small stratum could not give exactly is owed by the next one.
-            left[split] += target * size / len(pool)
+            left[split] += target * size / count
             for group in _take(groups, left[split]):
                 chosen.update(dict.fromkeys(group, split))
                 left[split] -= len(group)
@@ -102,9 +105,11 @@ def _take(groups: list[list[int]], due: float) -> list[list[int]]:
 
 
 def _strata(rows: Sequence[Row], pool: Sequence[int], seed: int) -> list[list[list[int]]]:
-    """The groups of positions, by stratum, each stratum shuffled."""
+    """The groups of positions whose images all have a label, by stratum, each stratum shuffled."""
     strata: dict[tuple[tuple[int, str, str], ...], list[tuple[bytes, list[int]]]] = defaultdict(list)
     for group in _groups(rows, pool):
+        if any(rows[at].label == UNLABELLED for at in group):
+            continue
         kinds = tuple(sorted({(rows[at].label, rows[at].generator, rows[at].format) for at in group}))
         content = min(rows[at].sha256 or rows[at].path for at in group)
         strata[kinds].append((hashlib.sha256(f"{seed}:{content}".encode("utf-8", "surrogateescape")).digest(), group))

@@ -39,6 +39,8 @@ class Batch:
 class Objective(nn.Module, ABC):
     """A model and its loss in one module, so that gradients are synchronised over everything that is trained."""
 
+    reads_labels = True
+    """Whether its loss depends on them; where it does not, images may have none."""
     images = 0
     """How many are trained on; :func:`edgedet.training.loop.fit` sets it before the first batch."""
 

@@ -13,8 +13,8 @@ from edgedet.compress import distill
 from edgedet.compress.distill import DistillRecipe
 from edgedet.compress.patches import listener, require_same_places
 from edgedet.compress.teacher import Answers, Distillation, Listener, ask
-from edgedet.data.index import Index
-from edgedet.errors import ModelError, RecipeError, TrainingError
+from edgedet.data.index import UNLABELLED, Index
+from edgedet.errors import DataError, ModelError, RecipeError, TrainingError
 from edgedet.models.patches import PatchGrid
 from edgedet.models.pixels import PixelModel
 from edgedet.preprocess import Preprocess
@@ -156,6 +156,22 @@ def test_a_student_that_sees_other_pixels_is_refused(patch_teacher, changes):
     given = {**SEEN, "geometry": "crop_only", **changes}
     with pytest.raises(TrainingError, match=f"teacher sees crop_only 16x16, the student {given['geometry']}"):
         require_same_places(patch_teacher, PixelModel(models.create(TINY), Preprocess(**given)), "ladeda-tiny")
+
+
+def test_patches_are_learned_from_images_without_labels_and_from_nothing_else(patch_teacher, data, tmp_path):
+    rows = [msgspec.structs.replace(row, label=UNLABELLED) if row.split == "train" else row for row in data.rows]
+    bare = Index(data.root, tuple(rows))
+    config = TrainingConfig(epochs=1, batch_size=16, amp=False)
+    recipe = DistillRecipe(
+        stage="distill", detector=TINY, preprocess=SEEN, training=config, distillation=Distillation(patch_weight=1.0)
+    )
+    made = distill.run(recipe, patch_teacher, bare, tmp_path / "student")
+    assert made.manifest.metrics["balanced_accuracy"]["n"] == 24
+    mixed = msgspec.structs.replace(recipe, distillation=Distillation(patch_weight=0.5))
+    with pytest.raises(DataError, match=r"32 of 32 images have no label.*patch_weight = 1"):
+        distill.run(mixed, patch_teacher, bare, tmp_path / "mixed")
+    with pytest.raises(DataError, match="32 of 32 images have no label"):
+        train_stage(bare, tmp_path / "trained")
 
 
 def test_a_student_learns_its_teachers_patches(patch_teacher, data, tmp_path):

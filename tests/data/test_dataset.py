@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from edgedet.data import dataset
-from edgedet.data.dataset import CachedSet, DecodedSet, in_batches, open_set
+from edgedet.data.dataset import CachedSet, DecodedSet, at_once, in_batches, open_set
 from edgedet.data.index import Index, Row
 from edgedet.errors import DataError, ImageError
 from edgedet.preprocess import Preprocess
@@ -61,3 +61,13 @@ def test_batches_are_in_order_and_shared_out_over_processes(index, size, rank, w
     assert [positions.tolist() for positions, _ in found] == expected
     for positions, pixels in found:
         np.testing.assert_array_equal(pixels, images.gather(positions))
+
+
+def test_of_large_images_fewer_are_taken_at_once(index, monkeypatch):
+    images = open_set(index, SMALL)
+    monkeypatch.setattr(dataset, "MOST_PIXELS", 2 * 6 * 4 + 1)
+    assert [at_once(images, size) for size in (1, 2, 9)] == [1, 2, 2]
+    assert [list(positions) for positions, _ in in_batches(images, 9)] == [[0, 1], [2, 3], [4]]
+    monkeypatch.setattr(dataset, "MOST_PIXELS", 1)
+    assert at_once(images, 9) == 1
+    assert at_once(DecodedSet(index.take([]), SMALL), 9) == 9

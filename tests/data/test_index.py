@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgedet.data.index import Index, Row
+from edgedet.data.index import UNLABELLED, Index, Row
 from edgedet.errors import DataError
 
 ROWS = (
@@ -36,6 +36,13 @@ def test_the_columns_as_arrays() -> None:
     assert index.generators.tolist() == ["camera", "sd1, v2", ""]
 
 
+def test_labels_are_not_read_where_an_image_has_none() -> None:
+    rows = (Row(path="a", label=0), Row(path="b", label=UNLABELLED), Row(path="c", label=1))
+    with pytest.raises(DataError, match=r"1 of 3 images have no label.*patch_weight = 1"):
+        _ = Index(Path("root"), rows).labels
+    assert Index(Path("root"), rows).where(lambda row: row.label != UNLABELLED).labels.tolist() == [0, 1]
+
+
 def test_splits_and_rows_are_picked() -> None:
     index = Index(Path(), ROWS)
     assert index.split("test").rows == ROWS[1:2]
@@ -60,6 +67,7 @@ def test_the_digest_is_of_the_content_not_of_the_place() -> None:
         ("path,label\na,0\n", "not an index"),
         ("# root,.\npath,label\na,0\nb\n", r"index\.csv:4: expected 2 fields, got 1"),
         ("# root,.\npath,label\na,real\n", r"index\.csv:3: .*label"),
+        ("# root,.\npath,label\na,2\n", r"index\.csv:3: label 2 is none of 0 \(real\), 1 \(fake\), -1 \(unlabelled\)"),
         ("# root,.\npath,label,split\na,0,dev\n", r"index\.csv:3: .*'dev'"),
         ("# root,.\nlabel\n0\n", r"index\.csv:3: .*path"),
     ],

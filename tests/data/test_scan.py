@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from edgedet.data.facts import facts_of, jpeg_quality
-from edgedet.data.index import Index
+from edgedet.data.index import UNLABELLED, Index
 from edgedet.data.scan import ScanResult, scan
 from edgedet.data.split import Leak
 from edgedet.errors import DataError, UnknownLabel
@@ -87,6 +87,26 @@ def test_photographs_need_no_label_where_that_is_said_and_no_folder_has_one(tmp_
     put(tmp_path, ["fake/3.jpg"], seed=1)
     with pytest.raises(UnknownLabel, match="holds images, but no folder name"):
         scan(tmp_path, unlabelled=0)
+
+
+def test_images_without_a_label_are_for_training_alone(tmp_path: Path) -> None:
+    put(tmp_path, [f"{label}/{n}.png" for label in ("real", "fake") for n in range(40)])
+    put(tmp_path, [f"unlabelled/{n}.png" for n in range(40)], seed=1)
+    index = scan(tmp_path).index
+    without = [row for row in index.rows if row.label == UNLABELLED]
+    assert {(row.generator, row.split) for row in without} == {("unlabelled", "train")}
+    assert len(without) == 40
+    assert len(index.split("val").labels) == len(index.split("test").labels) * 8 // 12 == 8
+    put(tmp_path, ["test/Unlabeled/0.png"], seed=2)
+    with pytest.raises(DataError, match=r"test/Unlabeled/0\.png: has no label, and is in split test"):
+        scan(tmp_path)
+
+
+def test_the_same_bytes_with_and_without_a_label_are_no_contradiction(tmp_path: Path) -> None:
+    put(tmp_path, ["fake/a.png", "fake/b.png"])
+    (tmp_path / "unlabelled").mkdir()
+    (tmp_path / "unlabelled" / "c.png").write_bytes((tmp_path / "fake" / "a.png").read_bytes())
+    assert [row.label for row in scan(tmp_path, shares={}).index.rows] == [1, 1, UNLABELLED]
 
 
 def test_a_folder_cannot_be_both(tmp_path: Path) -> None:

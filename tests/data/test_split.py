@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from edgedet.data.index import Row, Split
+from edgedet.data.index import UNLABELLED, Row, Split
 from edgedet.data.split import SHARES, Share, assign, leaks
 from edgedet.errors import DataError
 
@@ -33,6 +33,17 @@ def test_every_missing_split_has_its_share_of_every_stratum() -> None:
         for generator, total in {"camera": 10_000, "sd1": 7_500, "flux": 2_500}.items():
             assert abs(count[split, generator] - share * total) <= 1
     assert sum(count.values()) == 20_000
+
+
+def test_images_without_a_label_and_their_pairs_stay_in_train() -> None:
+    labelled = rows(1000)
+    without = [Row(path=f"u{n}.png", label=UNLABELLED, sha256=f"u{n}", pair="p" if not n else "") for n in range(500)]
+    paired = msgspec.structs.replace(labelled[0], pair="p")
+    found = sides(assign([paired, *labelled[1:], *without]))
+    assert Counter(found[row.path] for row in without) == {"train": 500}
+    assert found[paired.path] == "train"
+    # The others are cut as if these were not there, but for the one that is tied to them.
+    assert Counter(found[row.path] for row in labelled)["test"] == round(0.15 * 999)
 
 
 def test_a_small_set_keeps_most_for_training() -> None:
