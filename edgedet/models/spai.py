@@ -227,7 +227,7 @@ DETECTORS: Detectors = {
         classifier="aggregator.classifier",
         front_end="low and high frequencies of each patch, by a Fourier low-pass written as matrix products",
         export_notes="one graph for one size, or an encoder and an aggregator for any (patches=true): docs/spai.md",
-        int8_notes="the low-pass, attention cores, norms, similarities and the aggregator stay in float",
+        int8_notes="the low-pass, attention cores, norms and similarities stay in float",
     )
     for name, build, source in (
         ("spai", spai, "Karageorgiou et al., CVPR 2025"),
