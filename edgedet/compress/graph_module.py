@@ -143,7 +143,7 @@ class GraphModule(nn.Module):
         if half:
             weight = fake.half(weight * fake.along(scale, layer.axis, weight.ndim))
             scale = torch.ones_like(x.scale)
-        sums = OPERATORS[node.op](node.given, x.values, weight, bias)
+        sums = OPERATORS[node.op](node.given, x.values, weight, *([] if bias is None else [bias]))
         per_channel = (-1, *[1] * (sums.ndim - 2)) if node.op == "Conv" else (-1,)
         steps = x.scale * (scale.reshape(per_channel) if scale.ndim else scale)
         if layer.bias is None and len(inputs) > 2 and inputs[2] is not None:

@@ -146,7 +146,8 @@ def slices(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, 
         raise QuantizeError(f"runs backwards (steps {strides})")
     index = [slice(None)] * x.ndim
     for axis, start, end, stride in zip(along, starts.tolist(), ends.tolist(), strides, strict=True):
-        index[axis] = slice(start, end, stride)
+        side = x.shape[axis]  # the ends of an axis are written as the smallest and the largest integer
+        index[axis] = slice(max(start, -side), min(end, side), stride)
     return x[tuple(index)]
 
 

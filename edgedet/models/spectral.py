@@ -38,11 +38,9 @@ class LowPass(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Float32 whatever the precision around it is: the high frequencies are a difference of nearly equal values."""
         with _single(x):
-            products = self.waves @ x @ self.waves.T  # (B, C, 4 r, 4 r): [cos cos, cos sin; sin cos, sin sin]
-            upper, lower = products.chunk(2, dim=-2)
-            (cos_cos, cos_sin), (sin_cos, sin_sin) = upper.chunk(2, dim=-1), lower.chunk(2, dim=-1)
-            real = (cos_cos - sin_sin) * self.kept
-            negative_imaginary = (cos_sin + sin_cos) * self.kept
+            products, r = self.waves @ x @ self.waves.T, len(self.kept)  # [cos cos, cos sin; sin cos, sin sin], of r x r each
+            real = (products[..., :r, :r] - products[..., r : 2 * r, r : 2 * r]) * self.kept
+            negative_imaginary = (products[..., :r, r : 2 * r] + products[..., r : 2 * r, :r]) * self.kept
             top = torch.cat([real, negative_imaginary], dim=-1)
             bottom = torch.cat([negative_imaginary, -real], dim=-1)
             return self.waves.T @ torch.cat([top, bottom], dim=-2) @ self.waves

@@ -1,5 +1,6 @@
 """A Q/DQ graph as a torch module: it gives what the runtime gives, learns, and is written back."""
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -77,6 +78,18 @@ def test_what_it_learns_is_written_into_the_graph(quantized, pixels, learn_scale
     found = run(module.write(quantized.model), pixels)
     assert np.abs(found - run(quantized.model, pixels)).max() > 0.01
     np.testing.assert_allclose(found, learnt, atol=CLOSE)
+
+
+def test_a_layer_without_a_bias_is_a_plain_product(pixels):
+    torch.manual_seed(0)
+    preprocess = models.lookup("spai-tiny").preprocess
+    preprocess = msgspec.structs.replace(preprocess, height=32, width=32)
+    spec = DetectorSpec(name="spai-tiny", arguments={"depth": 1, "side": 32, "radius": 8, "width": 32})
+    net, target = PixelModel(models.create(spec), preprocess).eval(), targets.resolve("cpu-x86")
+    found = quantize(export_onnx(net, preprocess, opset=target.opset), target, lambda: [pixels], WITHOUT_TRIALS)
+    with torch.inference_mode():
+        ours = module_of(found)(torch.from_numpy(pixels)).numpy()
+    np.testing.assert_allclose(ours, run(found.model, pixels), atol=1e-3)
 
 
 def test_an_unknown_operator_is_named():

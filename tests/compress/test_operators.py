@@ -41,6 +41,8 @@ CASES: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("Squeeze", [X[:, :1], np.array([1])], {}),
     ("Unsqueeze", [ROWS, np.array([0, 3])], {}),
     ("Slice", [X, np.array([1]), np.array([5]), np.array([2]), np.array([2])], {}),
+    ("Slice", [X, np.array([-2]), np.array([np.iinfo(np.int64).max]), np.array([2])], {}),
+    ("Slice", [X, np.array([np.iinfo(np.int64).min]), np.array([-1]), np.array([2])], {}),
     ("Gather", [X, np.array([2, 0])], {"axis": 1}),
     ("Expand", [ROWS[:, None], np.array([3, 2, 4])], {}),
     ("Pad", [X, np.array([0, 0, 1, 2, 0, 0, 0, 1])], {}),
