@@ -14,16 +14,38 @@ import copy
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from timm.models import reparameterize_model
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg, MobileOneBlock
-from torch import nn
+from torch import Tensor, nn
 
 from edgedet.models.table import BYTE_MEAN, BYTE_STD, Detector, Detectors
 from edgedet.preprocess import Preprocess
 
 
+class Subsampling(nn.Conv2d):
+    """A strided 1x1 convolution that leaves pixels out first: the same function, (B, I, H, W) -> (B, O, H / s, W / s).
+
+    oneDNN 3.12 (torch 2.14) writes beyond its memory in the weight's gradient of the strided form, from 3 channels to 16 or
+    fewer in channels-last order: training crashed now and then, or later elsewhere.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return F.conv2d(x[:, :, ::rows, ::columns], self.weight, self.bias)
+
+
 class Reparameterised(ByobNet):
     """Stem, four stages at 1/4 to 1/32 resolution, global average pool, one logit: (B, 3, H, W) -> (B, 1)."""
+
+    def __init__(self, config: ByoModelCfg) -> None:
+        super().__init__(config, num_classes=1)
+        for name, layer in list(self.stem.named_modules()):
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
+                (stride, _), biased = layer.stride, layer.bias is not None
+                plain = Subsampling(layer.in_channels, layer.out_channels, 1, stride=stride, bias=biased)
+                plain.load_state_dict(layer.state_dict(), assign=True)
+                self.stem.set_submodule(name, plain)
 
     def deploy(self) -> Reparameterised:
         """The same network with the branches of each block merged into one convolution; this one is left as it is."""
@@ -47,7 +69,7 @@ def repvgg_edge(
     """
     _check(stem, widths, depths)
     stages = tuple(ByoBlockCfg(type="rep", d=depth, c=width) for width, depth in zip(widths, depths, strict=True))
-    return Reparameterised(ByoModelCfg(blocks=stages, stem_type="rep", stem_chs=stem), num_classes=1)
+    return Reparameterised(ByoModelCfg(blocks=stages, stem_type="rep", stem_chs=stem))
 
 
 def mobileone_edge(
@@ -76,7 +98,7 @@ def mobileone_edge(
             stage.append(ByoBlockCfg(type="one", d=1, c=width, s=1, gs=0, block_kwargs={"kernel_size": 1, **many}))
             inputs = width
         stages.append(tuple(stage))
-    return Reparameterised(ByoModelCfg(blocks=tuple(stages), stem_type="one", stem_chs=stem), num_classes=1)
+    return Reparameterised(ByoModelCfg(blocks=tuple(stages), stem_type="one", stem_chs=stem))
 
 
 def _check(stem: int, widths: Sequence[int], depths: Sequence[int]) -> None:

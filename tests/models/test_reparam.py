@@ -13,6 +13,7 @@ from edgedet.errors import ModelError
 from edgedet.export.onnx import export_onnx
 from edgedet.models.macs import macs
 from edgedet.models.pixels import PixelModel
+from edgedet.models.reparam import Subsampling, mobileone_edge, repvgg_edge
 from edgedet.models.structure import count_parameters
 from edgedet.preprocess import Preprocess
 
@@ -133,3 +134,22 @@ def test_widths_and_depths_that_do_not_fit_are_refused(name, arguments, message)
 def test_a_mobileone_without_branches_is_refused():
     with pytest.raises(ModelError, match="`branches` must be at least 1, got 0"):
         models.create(DetectorSpec(name="mobileone-edge", arguments={"branches": 0}))
+
+
+@pytest.mark.parametrize("build", [repvgg_edge, mobileone_edge])
+def test_the_stems_pointwise_branch_subsamples_and_its_gradient_is_right(build):
+    """In channels-last order, where the strided form of it made oneDNN write beyond its memory."""
+    (branch,) = (layer for layer in build().stem.modules() if isinstance(layer, Subsampling))
+    plain = torch.nn.Conv2d(3, branch.out_channels, 1, stride=2, bias=False)
+    plain.load_state_dict(branch.state_dict())
+    branch = branch.to(memory_format=torch.channels_last)
+    for _ in range(20):
+        x = torch.randn(4, 64, 64, 3).permute(0, 3, 1, 2)
+        out = branch(x)
+        with torch.inference_mode():
+            torch.testing.assert_close(out, plain(x))
+        gradient = torch.randn_like(out)
+        branch.weight.grad = None
+        out.backward(gradient)
+        expected = torch.einsum("bohw,bihw->oi", gradient.double(), x[:, :, ::2, ::2].double())
+        torch.testing.assert_close(branch.weight.grad[:, :, 0, 0].double(), expected, rtol=1e-4, atol=1e-3)

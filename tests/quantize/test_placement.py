@@ -1,3 +1,4 @@
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -151,6 +152,46 @@ def test_a_gram_matrix_stays_in_float(make_net, x86: Scheme, tensorrt: Scheme) -
         assert set(plan.weights) == {"stem_conv", "narrow_conv", "wide_conv"}
         assert left(plan)["gram"] == "no constant weights (attention, Gram matrices)"
         assert not {"scaled", "turned", "gram"} & set(plan.tensors)
+
+
+@pytest.mark.parametrize("target_name", ["cpu-x86", "rtx-3090"])
+def test_of_a_transformer_block_the_linear_layers_alone_read_integers(make_net, target_name: str) -> None:
+    scheme = target.load(target_name).int8
+    assert scheme is not None
+    net = make_net()
+    width, tokens = 32, 64
+
+    def linear(x: str, outputs: int, name: str) -> str:
+        inputs = 4 * width if name == "shrink" else width
+        weight = net.constant(net.random.normal(0, 0.1, (inputs, outputs)))
+        return net.op("Add", net.op("MatMul", x, weight, name=name), net.constant(np.zeros(outputs)), name=f"{name}_biased")
+
+    def normed(x: str, name: str) -> str:
+        scale, shift = (net.constant(value * np.ones(width)) for value in (1.0, 0.0))
+        return net.op("LayerNormalization", x, scale, shift, name=name, axis=-1)
+
+    patches = net.conv("x", 3, width, "patches", kernel=1, stride=2, relu=False)
+    flat = net.op("Reshape", patches, net.constant([0, width, tokens]), name="flat")
+    x = net.op("Transpose", flat, name="tokens", perm=[0, 2, 1])
+    first = normed(x, "norm1")
+    q, k, v = (linear(first, width, name) for name in ("query", "key", "value"))
+    scores = net.op("MatMul", q, net.op("Transpose", k, name="turned", perm=[0, 2, 1]), name="scores")
+    mixed = net.op("MatMul", net.op("Softmax", scores, name="share", axis=-1), v, name="mixed")
+    x = net.op("Add", x, linear(mixed, width, "project"), name="attended")
+    hidden = net.op("Gelu", linear(normed(x, "norm2"), 4 * width, "grow"), name="gelu")
+    x = net.op("Add", x, linear(hidden, width, "shrink"), name="out")
+    back = net.op("Reshape", net.op("Transpose", x, name="back", perm=[0, 2, 1]), net.constant([0, width, 8, 8]), name="map")
+    plan = place(GraphView(net.finish(back, width)), scheme)
+    layers = {"query": "norm1", "key": "norm1", "value": "norm1", "project": "mixed", "grow": "norm2", "shrink": "gelu"}
+    assert set(plan.weights) == {"patches", *layers}
+    assert {tensor: readers & layers.keys() for tensor, readers in plan.readers.items() if readers & layers.keys()} == {
+        tensor: {layer for layer, reads in layers.items() if reads == tensor} for tensor in layers.values()
+    }
+    # Scores, shares, biases, norms and sums have no scale.
+    assert set(plan.tensors) <= {"x", "patches", *layers.values()}
+    reasons = left(plan)
+    assert reasons.pop("head") == "last linear layer"
+    assert reasons == dict.fromkeys(("scores", "mixed"), "no constant weights (attention, Gram matrices)")
 
 
 def test_a_scheme_can_leave_narrow_convolutions_but_not_the_first(make_net) -> None:
