@@ -235,3 +235,36 @@ def test_flip_rate_counts_changed_verdicts_and_bounds_them_after_wilson():
 def test_unusable_input_is_refused(call, message):
     with pytest.raises(DataError, match=message):
         call()
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_roc_is_that_of_scikit_learn_and_its_area_is_auc(ties):
+    logits, labels = draw(300, 120, ties=ties)
+    found = metrics.roc(logits, labels)
+    fprs, tprs, _ = reference.roc_curve(labels, logits, drop_intermediate=False)
+    along, mine = fprs + tprs, found.fpr + found.tpr  # both rise from 0 to 2
+    assert np.interp(along, mine, found.fpr) == pytest.approx(fprs)
+    assert np.interp(along, mine, found.tpr) == pytest.approx(tprs)
+    assert len(mine) < len(along) or ties
+    assert np.trapezoid(found.tpr, found.fpr) == pytest.approx(metrics.roc_auc(logits, labels))
+
+
+def test_reliability_is_what_ece_is_the_weighted_gap_of():
+    logits, labels = draw(300, 120)
+    calibration = Calibration(temperature=0.7, bias=0.2)
+    found = metrics.reliability(logits, labels, calibration)
+    scores, weights = calibration.score(logits), class_weights(labels)
+    bins = np.minimum((scores * metrics.BINS).astype(int), metrics.BINS - 1)
+    for at, place in enumerate(sorted(set(bins.tolist()))):
+        mine = bins == place
+        assert found.score[at] == pytest.approx(np.average(scores[mine], weights=weights[mine]))
+        assert found.fakes[at] == pytest.approx(np.average(labels[mine], weights=weights[mine]))
+    assert found.weight.sum() == pytest.approx(1)
+    gap = np.sum(found.weight * np.abs(found.score - found.fakes))
+    assert gap == pytest.approx(metrics.ece(scores, labels))
+
+
+def test_a_curve_of_one_class_is_refused():
+    for curve in (lambda: metrics.roc([1, 2], [1, 1]), lambda: metrics.reliability([1, 2], [0, 0], Calibration())):
+        with pytest.raises(DataError, match="images of both classes"):
+            curve()

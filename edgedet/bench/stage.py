@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgedet.artifact import Artifact, Figures
 from edgedet.bench import entry as entries_of
-from edgedet.bench import memory, probe, result, rows, scenarios
+from edgedet.bench import memory, probe, result, rows, samples, scenarios
 from edgedet.bench.entry import Entry, Threads
 from edgedet.bench.probe import CpuTime, Device
 from edgedet.bench.reference import device_name
@@ -37,6 +37,7 @@ def run(
     baseline: str | None = None,
     threads: Threads = "best",
     record: Path | None = None,
+    keep: Path | None = None,
     reference: str | None = "rtx-3090",
     architectures: Mapping[str, str] | None = None,
     metrics: Mapping[str, Figures] | None = None,
@@ -56,6 +57,7 @@ def run(
         baseline: the folder name of the artifact that speed-ups are over; None: the first.
         threads: ``best`` measures each artifact at 1, 2, 4 ... and all cores and takes the least p50.
         record: a file of JSON lines that the rows are added to.
+        keep: a file for the raw samples, every timed call (`edgedet.bench.samples`).
         reference: the machine whose published rows are shown, a key of `edgedet.bench.reference.DEVICES`; None: no such rows.
         architectures: the timm architecture that a detector's published row is found under, by detector name.
         metrics: figures by artifact digest, in the form of a manifest's, to show instead of the manifest's own.
@@ -63,7 +65,7 @@ def run(
         batches: the sweep of the offline scenario.
 
     Raises:
-        BenchError: nothing to measure, no such baseline or reference, no images, or `record` cannot be written.
+        BenchError: nothing to measure, no such baseline or reference, no images, or `record` or `keep` cannot be written.
         RuntimeUnavailable: no runtime has that name.
     """
     require_names(runtime, reference)
@@ -80,6 +82,9 @@ def run(
     found = rows.build(entries, device, measured, baseline or names[0], published, metrics or {})
     if record is not None:
         result.append(record, found)
+    if keep is not None and measured is not None:
+        digests = {entry.name: entry.artifact.digest for entry in entries}
+        samples.save(keep, measured.model, measured.whole, digests, date=max(row.date or "" for row in found))
     return found
 
 

@@ -60,14 +60,14 @@ COLUMNS = (
 
 def rich_tables(rows: Sequence[BenchRow], width: int) -> list[Table]:
     """The table for a terminal of `width` characters; what does not fit goes on below, under the same first column."""
-    columns, cells = _cells(rows)
-    widths = [max(len(text) for text in (column.heading, *(line[at] for line in cells))) for at, column in enumerate(columns)]
+    columns, lines = cells(rows)
+    widths = [max(len(text) for text in (column.heading, *(line[at] for line in lines))) for at, column in enumerate(columns)]
     tables = []
     for shown in _pages(widths, width):
         table = Table(header_style="bold")
         for position in shown:
             table.add_column(columns[position].heading, justify="right" if columns[position].figure else "left")
-        for row, line in zip(rows, cells, strict=True):
+        for row, line in zip(rows, lines, strict=True):
             table.add_row(*(Text(line[position]) for position in shown), style="" if row.kind == "measured" else "dim")
         tables.append(table)
     return tables
@@ -75,14 +75,16 @@ def rich_tables(rows: Sequence[BenchRow], width: int) -> list[Table]:
 
 def markdown(rows: Sequence[BenchRow]) -> str:
     """The same as Markdown, ending in a newline."""
-    columns, cells = _cells(rows)
-    lines = [
-        _line([column.heading for column in columns]),
-        _line(["---:" if column.figure else "---" for column in columns]),
-        *(_line([_escape(cell) for cell in line]) for line in cells),
-    ]
-    notes = [f"- {_escape(note)}" for note in footnotes(rows)]
+    columns, found = cells(rows)
+    lines = grid([column.heading for column in columns], found, right=[column.figure for column in columns])
+    notes = [f"- {escape(note)}" for note in footnotes(rows)]
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
+
+
+def grid(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[bool]) -> list[str]:
+    """A Markdown table, line by line; `right`: the columns that are aligned right."""
+    rule = ["---:" if aligned else "---" for aligned in right]
+    return [_line(headings), _line(rule), *(_line([escape(cell) for cell in row]) for row in rows)]
 
 
 def show(rows: Sequence[BenchRow], console: Console | None = None) -> None:
@@ -138,7 +140,7 @@ def _pages(widths: Sequence[int], width: int) -> list[list[int]]:
     return pages
 
 
-def _cells(rows: Sequence[BenchRow]) -> tuple[list[Column], list[list[str]]]:
+def cells(rows: Sequence[BenchRow]) -> tuple[list[Column], list[list[str]]]:
     """The columns that some row has a value for, and the marked values by row.
 
     Raises:
@@ -157,11 +159,12 @@ def _cell(column: Column, row: BenchRow) -> str:
     return value + MARKS[row.kind] if column.figure else value
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _line(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(texts)} |"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """`text` for a cell or a line of Markdown."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 

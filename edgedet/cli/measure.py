@@ -107,6 +107,7 @@ def bench(
     threads: Annotated[int, typer.Option(min=0, help="Threads for all; 0 measures each artifact's best.")] = 0,
     seconds: Annotated[float, typer.Option(min=0.1, help="Per artifact and scenario.")] = 10.0,
     record: Annotated[Path | None, typer.Option(help="Append the result lines to this file of JSON lines.")] = None,
+    samples: Annotated[Path | None, typer.Option(help="Keep every timed call in this .npz file.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
     json: Json = None,
 ) -> None:
@@ -127,6 +128,7 @@ def bench(
         architectures=_architectures(subjects),
         metrics=_figures(subjects, index) if index and split != "val" else None,
         seconds=seconds,
+        keep=samples,
     )
     # The screen comes first: what was measured is not lost to a full disk.
     if json != "-":

@@ -10,11 +10,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from edgedet.artifact import Artifact, Calibration, Draft, Figures, Gate, Manifest
 from edgedet.data.index import Index
@@ -24,6 +26,7 @@ from edgedet.evaluate.gates import Evaluations, GateResult
 from edgedet.evaluate.slices import Evaluation
 
 VALIDATION = "validation.npz"
+LABELS = "labels"
 
 
 def inherited(parent: Artifact | None, own: tuple[Gate, ...]) -> tuple[Gate, ...]:
@@ -108,6 +111,34 @@ def ancestor_evaluations(parent: Artifact, val: Index) -> Evaluations:
     return _load(parent, "ancestor", val)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What an artifact keeps of its validation: clean logits, its own and those of the first of its line.
+
+    labels: int64 (N,); own, ancestor: logits float32 (N,) with the calibration that makes scores of them.
+    """
+
+    labels: npt.NDArray[np.int64]
+    own: tuple[npt.NDArray[np.float32], Calibration]
+    ancestor: tuple[npt.NDArray[np.float32], Calibration]
+
+
+def kept(artifact: Artifact) -> Kept:
+    """What is drawn of an artifact without its data set.
+
+    Raises:
+        DataError: it was never validated, or by an edgedet that kept no labels.
+    """
+    if VALIDATION not in artifact.manifest.files:
+        raise DataError(f"{artifact.path}: keeps no validation logits: make it with --data")
+    with np.load(artifact.file(VALIDATION), allow_pickle=False) as file:
+        if LABELS not in file.files:
+            raise DataError(f"{artifact.path}: keeps no validation labels, as older artifacts: make it again")
+        head = json.loads(file["head"].tobytes())
+        pairs = [(file[f"{whose}/{degrade.CLEAN}"], msgspec.convert(head[whose], Calibration)) for whose in ("own", "ancestor")]
+        return Kept(file[LABELS].astype(np.int64), *pairs)
+
+
 def _check(
     tested: Sequence[Gate], own: Evaluations, theirs: Evaluations | None, ancestors: Evaluations | None
 ) -> list[GateResult]:
@@ -137,7 +168,7 @@ def _comparison(own: Evaluations, theirs: Evaluations | None, ancestors: Evaluat
 
 
 def _save(path: Path, own: Evaluations, ancestor: Evaluations, val: Index) -> None:
-    """Logits by whose and under which condition, with the calibrations and the digest of the images in their order."""
+    """Logits by whose and under which condition, labels, the calibrations, and the digest of the images in their order."""
     calibrations = {"own": own[degrade.CLEAN].calibration, "ancestor": ancestor[degrade.CLEAN].calibration}
     head = json.dumps(
         {"images": _ordered(val), **{k: msgspec.to_builtins(v) for k, v in calibrations.items()}}
@@ -147,6 +178,7 @@ def _save(path: Path, own: Evaluations, ancestor: Evaluations, val: Index) -> No
         for whose, evaluations in (("own", own), ("ancestor", ancestor))
         for name, evaluation in evaluations.items()
     }
+    arrays[LABELS] = val.labels.astype(np.int8)
     np.savez(path, head=np.frombuffer(head.encode(), dtype=np.uint8), **arrays)
 
 

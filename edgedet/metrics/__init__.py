@@ -10,6 +10,7 @@ are sorted once. The estimate itself is the resample in which every image was dr
 
 from __future__ import annotations
 
+from edgedet.metrics.curves import Reliability, Roc, reliability, roc
 from edgedet.metrics.figures import BINS, MIN_FALSE_POSITIVES, NAMES, measurable
 from edgedet.metrics.intervals import CONFIDENCE, Figure, flip_rate, paired_difference, summary
 from edgedet.metrics.single import (
@@ -34,6 +35,8 @@ __all__ = [
     "MIN_FALSE_POSITIVES",
     "NAMES",
     "Figure",
+    "Reliability",
+    "Roc",
     "accuracy",
     "average_precision",
     "balanced_accuracy",
@@ -46,6 +49,8 @@ __all__ = [
     "nll",
     "paired_difference",
     "precision",
+    "reliability",
+    "roc",
     "roc_auc",
     "summary",
     "tnr",

@@ -4,7 +4,7 @@ from PIL import Image
 
 from edgedet import artifact as artifacts
 from edgedet.artifact import Artifact, DetectorSpec, Golden, Graph, Manifest
-from edgedet.bench import entry, result, stage
+from edgedet.bench import entry, result, samples, stage
 from edgedet.data.index import Index, Row
 from edgedet.errors import BenchError
 from edgedet.preprocess import Preprocess
@@ -48,8 +48,14 @@ def checkpoint(path) -> Artifact:
 def test_artifacts_are_measured_side_by_side_and_recorded(make_onnx_artifact, run, tmp_path):
     teacher, student = make_onnx_artifact("teacher", metrics=METRICS), make_onnx_artifact("student", weights=(1, 0, 0))
     other = {"balanced_accuracy": INTERVAL, "splits": ["test"], "flips_against_ancestor": {**INTERVAL, "value": 0.01}}
-    first, second = rows = run([teacher, student], record=tmp_path / "out.jsonl", metrics={student.digest: other})
+    first, second = rows = run(
+        [teacher, student], record=tmp_path / "out.jsonl", keep=tmp_path / "s.npz", metrics={student.digest: other}
+    )
     assert [row.name for row in rows] == ["teacher", "student"]
+    kept = {(each.name, each.scenario): each for each in samples.load(tmp_path / "s.npz")}
+    assert {name for name, _ in kept} == {"teacher", "student"}
+    assert kept["student", "whole"].samples.nanoseconds.size == second.end_to_end.n
+    assert kept["teacher", "model"].digest == teacher.digest
     for row, given in zip(rows, (teacher, student), strict=True):
         assert (row.kind, row.weights, row.error, row.digest) == ("measured", "trained", None, given.digest)
         assert row.size_bytes == given.file("model.onnx").stat().st_size

@@ -1,14 +1,12 @@
-"""A tiny data set on disk: fakes are redder than reals, each generator by its own amount."""
+"""The tiny data set of `red_fakes`, and a cache of its own for each test."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+import red_fakes
 
-from edgedet.data.index import FAKE, REAL, Index, Row
+from edgedet.data.index import Index
 
 MakeIndex = Callable[..., Index]
 
@@ -20,28 +18,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make_index(tmp_path: Path) -> MakeIndex:
-    def make(
-        count: int = 20, *, redness: dict[str, int] | None = None, split: str = "val", sizes=((16, 12),), name: str = "data"
-    ) -> Index:
-        rng = np.random.default_rng(0)
-        rows = []
-        for generator, red in {"camera": 0, **(redness or {"gan": 60, "diffusion": 25})}.items():
-            for number in range(count):
-                width, height = sizes[number % len(sizes)]
-                pixels = rng.integers(80, 160, (height, width, 3))
-                pixels[..., 0] += red + int(rng.integers(-30, 31))
-                path = tmp_path / name / generator / f"{number}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels.clip(0, 255).astype(np.uint8), mode="RGB").save(path)
-                rows.append(
-                    Row(
-                        path=path.relative_to(tmp_path / name).as_posix(),
-                        label=REAL if generator == "camera" else FAKE,
-                        generator=generator,
-                        split=split,
-                        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-                    )
-                )
-        return Index(tmp_path / name, tuple(rows))
+    def make(*arguments: int, name: str = "data", **more: object) -> Index:
+        return red_fakes.make_index(tmp_path / name, *arguments, **more)
 
     return make
