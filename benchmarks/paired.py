@@ -36,9 +36,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "paired.json"
 README = HERE / "README.md"
 BEGIN, END = "<!-- paired -->", "<!-- /paired -->"
-RECIPES = (
-    "pairs-lite0", "pairs-npr", "pairs-safe", "pairs-mobileone-edge", "pairs-mobilenetv4-small", "pairs-repvgg-edge",
-)  # fmt: skip
+RECIPES = ("pairs-lite0", "pairs-npr", "pairs-safe", "pairs-mobilenetv4-small", "pairs-repvgg-edge", "npr-student")
 SEEDS = (0, 1, 2)
 EPOCHS = 12
 
@@ -123,7 +121,8 @@ def config_of(training: Training) -> TrainRecipe:
     """What the recipe's detector is trained with here: the common budget and order, the recipe's optimiser and rates."""
     own = recipe.load("train", training.recipe, AnyRecipe, [
         f"training.epochs={training.epochs}", f"training.seed={training.seed}", "training.order=pairs",
-        "training.warmup_epochs=1", "training.augment={hflip=true, margin=128}",
+        "training.warmup_epochs=1", "training.ema=0.99", "training.augment={hflip=true, margin=128}",
+        'preprocess={geometry="crop_only", height=128, width=128}',
     ])  # fmt: skip
     return TrainRecipe(stage="train", detector=own.detector, preprocess=own.preprocess, training=own.training)
 
