@@ -3,11 +3,12 @@
     python benchmarks/quantization.py --case teacher runs/cifake/teacher cifake.tar.xz --case npr runs/pairs/npr pairs.tar \\
         --untrained ram-net pairs.tar
 
-Each case is a name, a checkpoint and a data set; an untrained one is a detector and a data set. ONNX Runtime's quantize_static
-runs in this environment; NNCF and ModelOpt in environments that are made in the cache folder. A row that is there from an
-earlier run, of the same checkpoint, data and tool, is taken as it is; latency is always measured anew, all rows of a case
-in turns. Writes benchmarks/results/quantization.json and draws benchmarks/README.md from it. Each case replaces the one
-of its name. A tool that fails, or is not done in time, has a row that says so.
+Each case is a name, a checkpoint and a data set; an untrained one is a detector and a data set. Of a ``--rescaled`` one the
+channels are multiplied and divided by up to 32 first, which float does not feel: a network that rounding harms. ONNX Runtime's
+quantize_static runs in this environment; NNCF and ModelOpt in environments that are made in the cache folder. A row that is
+there from an earlier run, of the same checkpoint, data and tool, is taken as it is; latency is always measured anew, all rows
+of a case in turns. Writes benchmarks/results/quantization.json and draws benchmarks/README.md from it. Each case replaces the
+one of its name. A tool that fails, or is not done in time, has a row that says so.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ BEGIN, END = "<!-- quantization -->", "<!-- /quantization -->"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     given = _arguments(arguments)
-    cases = [Case(*each) for each in given.case] + [Case(name, name, data, trained=False) for name, data in given.untrained]
+    cases = [Case(*each) for each in given.case] + [Case(*each, rescaled=True) for each in given.rescaled]
+    cases += [Case(name, name, data, trained=False) for name, data in given.untrained]
     if not cases:
         print("skipped: give a --case or an --untrained one (see --help)")
         return
@@ -57,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs=3, action="append", default=[], metavar=("NAME", "CHECKPOINT", "DATA"))
+    parser.add_argument("--rescaled", nargs=3, action="append", default=[], metavar=("NAME", "CHECKPOINT", "DATA"))
     parser.add_argument("--untrained", nargs=2, action="append", default=[], metavar=("DETECTOR", "DATA"))
     parser.add_argument("--only", nargs="+", choices=[method.folder for method in METHODS], help="these rows; else all")
     parser.add_argument("--work", type=Path, default=cache_root() / "quantization", help="where rows are kept")

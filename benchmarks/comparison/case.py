@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from peers.contract import Logits, in_batches
 
+from comparison.rescaled import rescaled
 from edgedet import models
 from edgedet.artifact import Artifact, DetectorSpec
 from edgedet.data.archive import open_data
@@ -31,12 +32,16 @@ UNTRAINED_TEST = 256
 
 @dataclass(frozen=True)
 class Case:
-    """`data` is what ``--data`` takes; an untrained case has a detector's name in place of a checkpoint's path."""
+    """`data` is what ``--data`` takes; an untrained case has a detector's name in place of a checkpoint's path.
+
+    rescaled: the checkpoint's channels are rescaled first, which rounding feels and float does not.
+    """
 
     name: str
     source: str
     data: str
     trained: bool = True
+    rescaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Ready:
 def prepare(case: Case, folder: Path) -> Ready:
     """Everything in `folder`; what is there of the same key is taken as it is."""
     data = open_data(case.data)
-    checkpoint = Artifact.load(case.source) if case.trained else _untrained(case.source, folder)
+    checkpoint = _checkpoint(case, data, folder)
     folder = folder / checkpoint.digest[:12]
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / "index.csv"
@@ -90,6 +95,16 @@ def logits_of(graph: Path, pixels: npt.NDArray[np.uint8]) -> Logits:
         return in_batches(lambda batch: runtime.run(batch)[LOGIT], pixels)
     finally:
         runtime.close()
+
+
+def _checkpoint(case: Case, data: Index, folder: Path) -> Artifact:
+    if not case.trained:
+        return _untrained(case.source, folder)
+    given = Artifact.load(case.source)
+    if not case.rescaled:
+        return given
+    out = folder / f"rescaled-{given.digest[:12]}"
+    return Artifact.load(out) if out.is_dir() else rescaled(given, data, out)
 
 
 def _untrained(detector: str, folder: Path) -> Artifact:

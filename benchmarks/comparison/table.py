@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 FLOAT = "float"
+TRAINED = ", trained"
+"""Behind the name of a row, that of the same graph trained."""
+
+WORTH_TRAINING = 0.5
 COLUMNS = (
     "tool", "chosen", "INT8 layers", "mean abs. logit error", "max", "AUC %", "bal. acc. %", "flips", "p50 ms",
     "p50 / edgedet's",
@@ -21,10 +25,12 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def _case(case: Mapping[str, Any]) -> list[str]:
     trained = "" if case["trained"] else ", untrained: its logit error only"
+    trained += ", channels rescaled: the same in float" if case.get("rescaled") else ""
     title = f"**{case['name']}** on {case['data']} ({case['pixels']} px, {case['n']:,} test images{trained}; {case['date']})"
     head = f"| {' | '.join(COLUMNS)} |"
     rule = f"| {' | '.join('---:' if column in _RIGHT else '---' for column in COLUMNS)} |"
-    notes = [f"- {line}" for line in (*_fewest_flips(case), *_failures(case), *_versions(case), *case["notes"])]
+    found = (*_fewest_flips(case), *_won_back(case), *_failures(case), *_versions(case), *case["notes"])
+    notes = [f"- {line}" for line in found]
     return [title, "", head, rule, *(_row(row) for row in case["rows"]), "", *notes, *([""] if notes else [])]
 
 
@@ -62,6 +68,18 @@ def _fewest_flips(case: Mapping[str, Any]) -> Sequence[str]:
     if best["flips"] > rival["flips"]:
         return (f"edgedet has **not** the fewest flips: {ours}, {theirs}",)
     return (f"fewest flips: {ours}; {'as few' if best['flips'] == rival['flips'] else 'the next'}: {theirs}",)
+
+
+def _won_back(case: Mapping[str, Any]) -> Sequence[str]:
+    """Where rounding cost more than half a point of balanced accuracy, and the same graph was trained: what that won back."""
+    points = {row["name"]: 100 * row["balanced_accuracy"] for row in case["rows"] if row.get("balanced_accuracy") is not None}
+    lines = []
+    for name in (name for name in points if FLOAT in points and name + TRAINED in points):
+        lost, won = points[FLOAT] - points[name], points[name + TRAINED] - points[name]
+        if lost > WORTH_TRAINING:
+            back = f"training won {won:.2f} back ({won / lost:.0%})"
+            lines.append(f"{name}: rounding cost {lost:.2f} points of balanced accuracy, {back}")
+    return lines
 
 
 def _failures(case: Mapping[str, Any]) -> Sequence[str]:

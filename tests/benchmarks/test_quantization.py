@@ -3,11 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import quantization
 from comparison import methods, table
 from comparison.case import Case
 from comparison.methods import METHODS, Limits
+from comparison.rescaled import rescaled
+
+from edgedet.export.parity import ParityGate
+from edgedet.export.stage import ExportConfig, run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,6 +97,36 @@ def test_the_document_shows_the_results_that_were_recorded():
     shown = text.partition(quantization.BEGIN)[2].partition(quantization.END)[0].strip()
     recorded = json.loads(quantization.RESULTS.read_text()) if quantization.RESULTS.is_file() else {"cases": []}
     assert shown == table.markdown(recorded).strip()
+
+
+def test_where_rounding_cost_half_a_point_the_table_says_what_training_won_back():
+    def accurate(name, points, **more):
+        return {**row(name, 3, **more), "balanced_accuracy": points / 100}
+
+    rows = [accurate("float", 96), accurate("edgedet, x86", 95.6), accurate("edgedet, x86, trained", 95.9)]
+    rows += [accurate("edgedet, TensorRT", 80), accurate("edgedet, TensorRT, trained", 92), accurate("NNCF", 70)]
+    lines = drawn(case(*rows, rescaled=True))
+    assert "; 2026-01-02), channels" not in lines[0]
+    assert "channels rescaled: the same in float" in lines[0]
+    (line,) = (line for line in lines if "won" in line)
+    assert line == "- edgedet, TensorRT: rounding cost 16.00 points of balanced accuracy, training won 12.00 back (75%)"
+
+
+def test_rescaled_channels_change_rounding_and_nothing_in_float(tmp_path, monkeypatch):
+    from tiny_training import train_stage, write_images
+
+    monkeypatch.setenv("EDGEDET_CACHE", str(tmp_path / "cache"))
+    data = write_images(tmp_path / "data", train=64, ranges=48, val=32)
+    teacher = train_stage(data, tmp_path / "teacher")
+    found = rescaled(teacher, data, tmp_path / "rescaled")
+    golden = teacher.golden
+    np.testing.assert_allclose(found.golden.logits, golden.logits, atol=1e-4 * np.abs(golden.logits).max())
+    config = ExportConfig(precision="int8", target="cpu-x86", images=32, held_out=8, parity=ParityGate(), gates=())
+    errors = [
+        run(config, each, data, tmp_path / name, assessed=False).manifest.metrics["parity"]["mean_relative"]
+        for each, name in ((teacher, "a"), (found, "b"))
+    ]
+    assert errors[1] > 5 * errors[0]
 
 
 @pytest.mark.slow
