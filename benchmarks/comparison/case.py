@@ -26,8 +26,8 @@ from edgedet.runtime.onnxruntime import OnnxRuntime
 
 FLOAT_TARGET = "cpu-x86"
 FEW = 1
-UNTRAINED_TEST = 256
-"""Images of the test split that an untrained network is run on: only its logit error is of interest."""
+UNTRAINED_RANGES, UNTRAINED_TEST = 48, 64
+"""Images of both splits that an untrained network is run on: only its logit error is of interest."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class Ready:
 
 def prepare(case: Case, folder: Path) -> Ready:
     """Everything in `folder`; what is there of the same key is taken as it is."""
-    data = open_data(case.data)
+    data = open_data(case.data) if case.trained else _few(open_data(case.data))
     checkpoint = _checkpoint(case, data, folder)
     folder = folder / checkpoint.digest[:12]
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / "index.csv"
     data.save(index)
     float_graph = _float_graph(checkpoint, folder / "fp32")
-    test = data.split("test") if case.trained else stratified(data.split("test"), UNTRAINED_TEST)
+    test = data.split("test")
     cached = PixelCache.open(test, checkpoint.manifest.preprocess)
     images = folder / "images.npz"
     _save_images(images, checkpoint, float_graph, data)
@@ -95,6 +95,11 @@ def logits_of(graph: Path, pixels: npt.NDArray[np.uint8]) -> Logits:
         return in_batches(lambda batch: runtime.run(batch)[LOGIT], pixels)
     finally:
         runtime.close()
+
+
+def _few(data: Index) -> Index:
+    parts = (("ranges", UNTRAINED_RANGES), ("test", UNTRAINED_TEST))
+    return Index(data.root, tuple(row for split, count in parts for row in stratified(data.split(split), count).rows))
 
 
 def _checkpoint(case: Case, data: Index, folder: Path) -> Artifact:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import quantization
 from comparison import methods, table
-from comparison.case import Case
+from comparison.case import UNTRAINED_RANGES, UNTRAINED_TEST, Case, _few
 from comparison.methods import METHODS, Limits
 from comparison.rescaled import rescaled
 
@@ -127,6 +127,15 @@ def test_rescaled_channels_change_rounding_and_nothing_in_float(tmp_path, monkey
         for each, name in ((teacher, "a"), (found, "b"))
     ]
     assert errors[1] > 5 * errors[0]
+
+
+def test_an_untrained_network_is_run_on_few_images(tmp_path):
+    from tiny_training import write_images
+
+    few = _few(write_images(tmp_path / "data", train=8, ranges=80, val=8, test=100))
+    assert len(few.split("ranges")) == UNTRAINED_RANGES
+    assert len(few.split("test")) == UNTRAINED_TEST
+    assert len(few) == UNTRAINED_RANGES + UNTRAINED_TEST
 
 
 @pytest.mark.slow
