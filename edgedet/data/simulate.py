@@ -24,7 +24,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgedet.data.index import FAKE, REAL, Index, Row, Split
-from edgedet.data.store import explained, partial
+from edgedet.data.store import ASKED_FOR, explained, partial
 from edgedet.errors import DataError
 from edgedet.preprocess import decode
 
@@ -148,7 +148,7 @@ def simulate(out: str | os.PathLike[str], *, size: int = 32, seed: int = 0, pair
         raise DataError(f"images of {size} px: the side must be a multiple of 4, at least 8")
     photographs = {name: _load(name) for name in PHOTOGRAPHS}
     temporary = partial(target)
-    with explained(target):
+    with explained(target, ASKED_FOR):
         try:
             rows = [row for split in pairs for row in _write_split(temporary, split, pairs[split], size, seed, photographs)]
             Index(temporary, tuple(rows)).save(temporary / "index.csv")

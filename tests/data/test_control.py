@@ -3,6 +3,7 @@ import io
 
 import numpy as np
 import pytest
+from full_disk import no_file_beyond
 from PIL import Image
 
 from edgedet.data.audit import audit
@@ -91,3 +92,36 @@ def test_nothing_left_and_an_existing_folder_are_refused(biased, tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(ArtifactError, match="exists already"):
         control(ControlConfig(), biased, tmp_path / "there")
+
+
+def test_images_of_one_name_and_several_formats_each_have_their_own_copy(tmp_path):
+    root, rows = tmp_path / "mixed", []
+    (root / "a").mkdir(parents=True)
+    for number, name in enumerate(("a/x.png", "a/x.jpg", "a/X.bmp", "a/x-2.png")):
+        Image.fromarray(picture(number, 40)).save(root / name)
+        rows.append(Row(path=name, label=number % 2, sha256=f"{number}"))
+    made, left_out = control(ControlConfig(size=40, quality=95), Index(root, tuple(rows)), tmp_path / "out")
+    assert left_out == []
+    assert [row.path for row in made.rows] == ["a/x.jpg", "a/x-2.jpg", "a/X-3.jpg", "a/x-2-2.jpg"]
+    for number, row in enumerate(made.rows):
+        copy = np.asarray(Image.open(made.root / row.path)).astype(int)
+        assert np.abs(copy - picture(number, 40)).mean() < 15  # noise that JPEG smooths; other pictures are 60 away
+
+
+def test_nothing_is_written_outside_the_folder(tmp_path):
+    photo = tmp_path / "photo.jpg"
+    Image.fromarray(picture(0, 40)).save(photo, quality=100)
+    before = photo.read_bytes()
+    (tmp_path / "root").mkdir()
+    for name in (str(photo), "../photo.jpg"):
+        out = tmp_path / f"out{len(name)}"
+        made, _ = control(ControlConfig(size=32), Index(tmp_path / "root", (Row(path=name, label=0),)), out)
+        assert photo.read_bytes() == before
+        assert (out / made.rows[0].path).is_file()
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(biased, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    with no_file_beyond(200), pytest.raises(DataError, match=r"fair: cannot be written: File too large; make room there"):
+        control(ControlConfig(size=40), biased, tmp_path / "fair")
+    assert sorted(tmp_path.iterdir()) == before
