@@ -134,27 +134,27 @@ def decode(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Ima
     """The first frame of an image as RGB: EXIF orientation applied, alpha composited on white, 16 bit scaled to 8.
 
     Raises:
-        ImageError: what came is not an image, is damaged, or has more than `max_pixels` pixels.
+        ImageError: what came is not an image, is damaged, or has more than `max_pixels` pixels; names the file of a path.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    name = str(source) if isinstance(source, (str, os.PathLike)) else f"<{type(source).__name__}>"
+    where = f"{source}: " if isinstance(source, (str, os.PathLike)) else ""
     try:
         with _quiet, _open(source, max_pixels) as image:
             return _to_rgb(image)
     except ImageError as error:
-        raise ImageError(f"{name}: {error}") from error
+        raise ImageError(f"{where}{error}") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not an image in a known format") from error
+        raise ImageError(f"{where}not an image in a known format") from error
     except FileNotFoundError as error:
-        raise ImageError(f"{name}: no such file") from error
+        raise ImageError(f"{where}no such file") from error
     except IsADirectoryError as error:
-        raise ImageError(f"{name}: a directory, not an image") from error
+        raise ImageError(f"{where}a directory, not an image") from error
     except OSError as error:
-        raise ImageError(f"{name}: cannot be read: {error.strerror or error}") from error
+        raise ImageError(f"{where}cannot be read: {error.strerror or error}") from error
     except Exception as error:
         # Pillow's decoders raise nearly anything on damaged files (struct.error, KeyError, SyntaxError ...).
-        raise ImageError(f"{name}: damaged image: {type(error).__name__}: {error}") from error
+        raise ImageError(f"{where}damaged image: {type(error).__name__}: {error}") from error
 
 
 class Header(NamedTuple):

@@ -52,6 +52,13 @@ def test_every_hostile_file_gives_pixels_or_one_line(files: list[hostile.Hostile
     assert len(files) >= 35
 
 
+def test_an_error_names_the_file_of_a_path_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    for source, words in ((b"no image", "not an image"), (tmp_path / "a.jpg", f"{tmp_path}/a.jpg: not an image")):
+        with pytest.raises(ImageError, match=f"^{words} in a known format$"):
+            decode(source)
+
+
 def test_there_is_a_tensor_or_a_counted_error_for_every_file(files: list[hostile.Hostile]) -> None:
     from edgedet.data.facts import facts_of
 

@@ -39,7 +39,7 @@ def facts_of(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Facts:
     try:
         pixels = decode(data, max_pixels=max_pixels)
     except ImageError as error:
-        return Facts(error=" ".join(str(error).removeprefix("<bytes>: ").split()))
+        return Facts(error=" ".join(str(error).split()))
     found = header(data, max_pixels=max_pixels)
     return Facts(pixels.width, pixels.height, found.container, jpeg_quality(found.tables), hashlib.sha256(data).hexdigest())
 

@@ -210,7 +210,7 @@ def _cuts(run: _Run, tasks: Sequence[_Task]) -> Iterator[tuple[_Item, tuple[str,
         try:
             return cut(_read(run.photos, task.photo), task.photo.sha256, run.config)
         except ImageError as error:
-            return str(error).removeprefix("<bytes>: ")
+            return str(error)
 
     threads = usable_cores()
     with contextlib.closing(prefetch(attempt, tasks, threads=threads, ahead=threads + 1)) as found:
