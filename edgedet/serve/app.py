@@ -8,8 +8,8 @@
 ``GET /``               a page to drop an image on; ``/docs`` and ``/openapi.json`` describe the interface
 ======================  =========================================================================================
 
-Errors are JSON, ``{"error": ...}``: 400 what is no image, 413 too many bytes or pixels, 422 a parameter that is not known, 503
-when too many requests wait.
+Errors are JSON, ``{"error": ...}``: 400 what is no image, 411 a form of unknown length, 413 too many bytes or pixels, 422 a
+parameter that is not known, 500 a model that fails, 503 when too many requests wait.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from importlib import resources
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 
 from edgedet import __version__
 from edgedet.data.parallel import usable_cores
@@ -74,7 +76,7 @@ class _Refused(Exception):
         self.status = status
 
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 413, 422, 503)}
+_PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 411, 413, 422, 500, 503)}
 
 
 def create_app(detector: Detector, config: ServeConfig = ServeConfig()) -> FastAPI:
@@ -88,11 +90,25 @@ def create_app(detector: Detector, config: ServeConfig = ServeConfig()) -> FastA
 
     app = FastAPI(title="edgedet", version=__version__, lifespan=lifespan)
 
+    def problem(status: int, words: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        service.meters.requests.labels(str(status)).inc()
+        return JSONResponse({"error": words}, status, headers)
+
     @app.exception_handler(_Refused)
     async def refused(_: Request, error: _Refused) -> JSONResponse:
-        service.meters.requests.labels(str(error.status)).inc()
-        headers = {"Retry-After": "1"} if error.status == 503 else None
-        return JSONResponse({"error": str(error)}, error.status, headers)
+        return problem(error.status, str(error), {"Retry-After": "1"} if error.status == 503 else None)
+
+    @app.exception_handler(RequestValidationError)
+    async def misread(_: Request, error: RequestValidationError) -> JSONResponse:
+        return problem(422, "; ".join(f"{each['loc'][-1]}: {each['msg']}" for each in error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def unserved(_: Request, error: HTTPException) -> JSONResponse:
+        return problem(error.status_code, error.detail, error.headers)
+
+    @app.exception_handler(Exception)  # the server logs it besides
+    async def failed(_: Request, error: Exception) -> JSONResponse:
+        return problem(500, str(error) if isinstance(error, EdgedetError) else "the model failed: the service's log says why")
 
     @app.post("/v1/detect", responses=_PROBLEMS)
     async def detect(
@@ -231,7 +247,7 @@ class _Service:
         try:
             return self.detector.preprocess.apply(decode(data, max_pixels=self.config.max_pixels))
         except ImageError as error:
-            words = str(error).removeprefix("<bytes>: ")
+            words = str(error)
             raise _Refused(413 if "more than" in words and "pixels" in words else 400, words) from error
 
 

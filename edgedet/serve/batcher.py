@@ -29,7 +29,7 @@ class _Job:
 class Batcher:
     """Runs `run` on batches of what is submitted, in the order of arrival.
 
-    The first of a batch waits `wait_ms` for company, and not at all when company is there already.
+    The first of a batch waits up to `wait_ms` for others; a batch that is full does not wait.
 
     run: uint8 (B, H, W, 3) -> outputs, each (B, ...); only ever called by the one thread.
     most: images of a batch. queued: images that may wait; one more is refused.
@@ -41,7 +41,8 @@ class Batcher:
             raise RuntimeUnavailable(f"a batcher needs most >= 1, queued >= 1 and wait_ms >= 0, got {came}")
         self._run, self._most, self._wait = run, most, wait_ms / 1000
         self._jobs: queue.Queue[_Job | None] = queue.Queue(queued)
-        self._closing = threading.Event()
+        self._closing = False
+        self._entry = threading.Lock()  # nothing is queued behind the end
         self.batches = 0
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
@@ -58,17 +59,19 @@ class Batcher:
             Overloaded: the queue is full, or the batcher is closing.
         """
         job = _Job(pixels, Future())
-        if self._closing.is_set():
-            raise Overloaded("the service is shutting down")
-        try:
-            self._jobs.put_nowait(job)
-        except queue.Full:
-            raise Overloaded(f"{self._jobs.maxsize} images wait already: try again later") from None
+        with self._entry:
+            if self._closing:
+                raise Overloaded("the service is shutting down")
+            try:
+                self._jobs.put_nowait(job)
+            except queue.Full:
+                raise Overloaded(f"{self._jobs.maxsize} images wait already: try again later") from None
         return job.answer
 
     def close(self) -> None:
         """Answer what is queued, then end the thread."""
-        self._closing.set()
+        with self._entry:
+            self._closing = True
         self._jobs.put(None)
         self._thread.join()
 

@@ -11,6 +11,7 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from edgedet.errors import ArtifactError
 from edgedet.runtime.detector import Detector
 from edgedet.serve.app import ServeConfig, create_app
 
@@ -78,6 +79,45 @@ def test_a_body_that_does_not_say_its_length_is_still_limited(client):
 def test_a_form_without_the_image_is_refused(client):
     answer = client.post("/v1/detect", files={"picture": encoded()})
     assert (answer.status_code, answer.json()["error"]) == (400, "the form has no file called `image`")
+
+
+def test_every_refusal_is_json_of_one_kind_and_counted(client):
+    form = {"content-type": "multipart/form-data; boundary=end"}
+    for answer, status, words in (
+        (client.post("/v1/detect", params={"map": "maybe"}, content=encoded()), 422, "map: Input should be a valid boolean"),
+        (client.post("/v1/detect", content=b"--other\r\n", headers=form), 400, "Invalid multipart data."),
+        (client.post("/v1/detect", files=[("image", encoded()), ("image", encoded())]), 400, "Too many files"),
+        (client.get("/v1/detect"), 405, "Method Not Allowed"),
+        (client.get("/nothing"), 404, "Not Found"),
+    ):
+        assert answer.status_code == status
+        assert words in answer.json()["error"]
+        assert list(answer.json()) == ["error"]
+    assert 'edgedet_requests_total{outcome="400"} 2.0' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [(ArtifactError("a logit that is not finite"), "a logit that is not finite"), (MemoryError("oh"), "the model failed")],
+)
+def test_a_model_that_fails_is_a_500_that_says_so(artifact, failure, words):
+    detector = Detector.load(artifact, threads=1)
+    detector.runtime = Failing(detector.runtime, failure)
+    with TestClient(create_app(detector), raise_server_exceptions=False) as client:
+        for answer in (client.post("/v1/detect", content=encoded()), client.get("/healthz")):
+            assert answer.status_code == 500
+            assert words in answer.json()["error"]
+        assert 'edgedet_requests_total{outcome="500"} 2.0' in client.get("/metrics").text
+
+
+class Failing:
+    """A runtime that raises."""
+
+    def __init__(self, runtime, failure):
+        self.close, self.failure = runtime.close, failure
+
+    def run(self, pixels):
+        raise self.failure
 
 
 def test_an_operating_point_is_taken_by_name(client, artifact):

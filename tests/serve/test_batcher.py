@@ -93,6 +93,21 @@ def test_closing_answers_what_is_queued_and_takes_no_more():
         batcher.submit(image(1))
 
 
+def test_what_comes_while_it_closes_is_answered_all_the_same():
+    batcher = Batcher(Means(), wait_ms=0)
+    closing, put = threading.Thread(target=batcher.close), batcher._jobs.put_nowait
+
+    def late(job):
+        closing.start()
+        closing.join(0.2)
+        put(job)
+
+    batcher._jobs.put_nowait = late
+    answer = batcher.submit(image(3))
+    closing.join(10)
+    assert float(answer.result(1)["logit"]) == 3
+
+
 def test_sizes_below_one_are_refused():
     with pytest.raises(RuntimeUnavailable, match="most >= 1"):
         Batcher(Means(), most=0)
