@@ -14,6 +14,7 @@ AboveZero = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Factor = Annotated[float, msgspec.Meta(gt=0, le=1)]
+_FOCAL = ("focal_gamma", "focal_alpha", "alpha_mode")
 Monitor = Literal["balanced_accuracy", "auc", "loss"]
 
 
@@ -69,7 +70,7 @@ class TrainingConfig(Config, frozen=True, kw_only=True):
     smoothing_reading: ``targets``: targets are ``s`` and ``1 - s``; ``uniform``: ``s / 2`` and ``1 - s / 2``, a share s spread
         over both classes, which is PyTorch's ``label_smoothing``.
     focal_gamma: the power of focal loss.
-    focal_alpha: the weight of focal loss.
+    focal_alpha: the weight of focal loss; between 0 and 1 where it is per class.
     alpha_mode: ``scalar`` scales both classes alike by `focal_alpha`, ``per_class`` fakes by alpha and reals by 1 - alpha.
     consistency_weight: weight of the distance between what the network makes of an image before and after the degradations of
         `augment`; both are then learned from. 0 for degraded images alone.
@@ -150,6 +151,15 @@ class TrainingConfig(Config, frozen=True, kw_only=True):
             raise ValueError(f"`consistency_weight` needs degraded images: set one of {', '.join(DEGRADATIONS)} of `augment`")
         if self.label_smoothing and self.loss == "focal":
             raise ValueError('`label_smoothing` is for `loss` = "bce": set it to 0 with "focal"')
+        defaults = dict(zip(self.__struct_fields__, self.__struct_defaults__, strict=True))
+        ignored = [key for key in _FOCAL if getattr(self, key) != defaults[key]] if self.loss != "focal" else []
+        if ignored:
+            raise ValueError(f'`{ignored[0]}` is for `loss` = "focal": set it to {defaults[ignored[0]]} with "{self.loss}"')
+        if self.alpha_mode == "per_class" and not 0 < self.focal_alpha < 1:
+            raise ValueError(
+                f"`focal_alpha` ({self.focal_alpha:g}) must be between 0 and 1 for `alpha_mode` = \"per_class\", "
+                "where reals weigh what it leaves of 1"
+            )
 
     @property
     def by_phase(self) -> tuple[TrainingConfig, ...]:

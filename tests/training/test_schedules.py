@@ -125,6 +125,9 @@ def test_one_phase_is_the_whole_run():
         ({"same_augmentation_in_pairs": True}, r'`same_augmentation_in_pairs` needs `order` = "pairs", got .shuffle'),
         ({"label_smoothing": 0.5}, r"`label_smoothing` \(0.5\) must be below 0.5"),
         ({"label_smoothing": 0.1, "loss": "focal"}, r'`label_smoothing` is for `loss` = "bce"'),
+        ({"loss": "focal", "alpha_mode": "per_class"}, r"`focal_alpha` \(1\) must be between 0 and 1 for `alpha_mode`"),
+        ({"focal_alpha": 0.7}, r'`focal_alpha` is for `loss` = "focal": set it to 1.0 with "bce"'),
+        ({"alpha_mode": "per_class"}, r'`alpha_mode` is for `loss` = "focal": set it to scalar with "bce"'),
         ({"batch_size": 5, "accumulate": 2}, r"`batch_size` \(5\) is no multiple of `accumulate`"),
     ],
 )
