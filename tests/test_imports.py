@@ -12,7 +12,7 @@ import edgedet
 PACKAGE = Path(edgedet.__file__).parent
 
 LAYERS = (
-    ("errors", "recipe", "artifact", "preprocess", "patches", "metrics", "ort", "target"),
+    ("errors", "recipe", "artifact", "preprocess", "patches", "metrics", "ort", "target", "work"),
     ("data",),
     ("models", "quantize", "runtime"),
     ("evaluate", "bench"),

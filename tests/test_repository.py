@@ -81,6 +81,7 @@ COVERED = {
     "training/distributed": "tests/training/test_loop.py",
     "training/signals": "tests/training/test_loop.py",
     "training/validation": "tests/training/test_loop.py",
+    "work": "tests/models/test_work.py",
 }
 
 

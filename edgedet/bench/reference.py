@@ -9,7 +9,7 @@ merge for deployment (mobileone, repvgg, fastvit, repvit) are in their slower tr
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -109,11 +109,10 @@ def read(figures: Path, sources: Path, *, device: str) -> list[PublishedRow]:
     Raises:
         BenchError: names the file, the line and what is wrong with it.
     """
-    known = {row.source: row for _, row in _rows(sources, SourceRow)}
+    known = sources_of(sources)
     found: dict[tuple[object, ...], PublishedRow] = {}
-    for where, row in _rows(figures, FigureRow):
-        if row.source not in known:
-            raise BenchError(f"{where}: source {row.source!r} is not in {sources.name}{nearest(row.source, known)}")
+    for where, row in lines(figures, FigureRow):
+        require_source(row.source, known, where)
         key = (row.model, row.precision, row.layout, row.img_size, row.batch_size, row.source)
         if key in found:
             raise BenchError(f"{where}: the same measurement is there twice: {row.model}, {row.img_size} px, {row.source}")
@@ -122,8 +121,31 @@ def read(figures: Path, sources: Path, *, device: str) -> list[PublishedRow]:
     return list(found.values())
 
 
-def _rows(path: Path, into: type[R]) -> Iterable[tuple[str, R]]:
-    """Each line as ``(file:line, struct)``."""
+def sources_of(path: Path) -> dict[str, SourceRow]:
+    """The file of sources, by key.
+
+    Raises:
+        BenchError: names the file, the line and what is wrong with it.
+    """
+    return {row.source: row for _, row in lines(path, SourceRow)}
+
+
+def require_source(source: str, known: Mapping[str, SourceRow], where: str) -> None:
+    """Refuse a row without a known source.
+
+    Raises:
+        BenchError: names the line and the nearest source.
+    """
+    if source not in known:
+        raise BenchError(f"{where}: source {source!r} is not in sources.csv{nearest(source, known)}")
+
+
+def lines(path: Path, into: type[R]) -> Iterable[tuple[str, R]]:
+    """Each line of a CSV file as ``(file:line, struct)``.
+
+    Raises:
+        BenchError: the file cannot be read, has other columns, or a line is not valid.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as file:
             table = list(csv.reader(file))
