@@ -160,6 +160,8 @@ def _codec(found: Header, config: PairConfig, quality: int) -> Codec:
     if config.jpeg == "draw" or not found.tables:
         return Codec(quality, config.subsampling)
     tables = [list(found.tables[key]) for key in sorted(found.tables)]
+    if found.orientation in (5, 6, 7, 8):  # turned upright, what were rows of a block are its columns
+        tables = [[table[8 * (place % 8) + place // 8] for place in range(64)] for table in tables]
     return Codec(jpeg_quality(found.tables) or quality, found.subsampling or config.subsampling, tables)
 
 

@@ -131,6 +131,16 @@ def test_aligned_and_saved_with_its_own_tables_a_photograph_hardly_changes():
     assert header(standard).tables == header(data).tables
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8])
+def test_its_own_tables_are_turned_as_it_is(orientation):
+    exif, table = Image.Exif(), [1 + 3 * (place % 8) for place in range(64)]
+    exif[0x0112] = orientation
+    data = encoded(scene(96, 128), "JPEG", qtables=[table, table], subsampling="4:4:4", exif=exif)
+    found = cut(data, CONTENT, PairConfig(old_grid="align", jpeg="photo"))
+    again = np.asarray(decode(found.codec.encode(found.pixels))).astype(int)
+    assert np.abs(again - found.pixels).mean() < 0.3  # 1.1 where they are not
+
+
 def test_a_photograph_without_tables_has_its_quality_drawn():
     found = cut(encoded(scene(96, 128)), CONTENT, PairConfig(jpeg="photo", quality=(80, 80)))
     assert (found.codec.quality, found.codec.subsampling, found.codec.tables) == (80, "4:2:0", None)
