@@ -28,6 +28,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from edgedet import __version__
 from edgedet.data.parallel import usable_cores
@@ -105,6 +106,10 @@ def create_app(detector: Detector, config: ServeConfig = ServeConfig()) -> FastA
     @app.exception_handler(HTTPException)
     async def unserved(_: Request, error: HTTPException) -> JSONResponse:
         return problem(error.status_code, error.detail, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, __: ClientDisconnect) -> JSONResponse:
+        return problem(400, "the connection was closed before the image had come")
 
     @app.exception_handler(Exception)  # the server logs it besides
     async def failed(_: Request, error: Exception) -> JSONResponse:

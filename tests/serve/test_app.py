@@ -110,6 +110,23 @@ def test_a_model_that_fails_is_a_500_that_says_so(artifact, failure, words):
         assert 'edgedet_requests_total{outcome="500"} 2.0' in client.get("/metrics").text
 
 
+def test_a_caller_who_hangs_up_is_no_failure_of_the_model(client):
+    came = iter([{"type": "http.request", "body": b"half", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def call():
+        async def receive():
+            return next(came)
+
+        async def send(_):
+            pass
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/detect", "query_string": b"", "headers": []}
+        await client.app(scope, receive, send)
+
+    client.portal.call(call)
+    assert 'edgedet_requests_total{outcome="400"} 1.0' in client.get("/metrics").text
+
+
 class Failing:
     """A runtime that raises."""
 
