@@ -43,11 +43,12 @@ def explain(
     files, refused = files_of(images)
     if out is not None and out.suffix.lower() == ".png" and len(files) > 1:
         raise UsageError(f"--out {out}: {len(files)} images need a folder, not one PNG")
+    pictures = _names(files, out)
     loaded = Artifact.load(artifact)
     explainer = open_explainer(loaded, layer=layer, threads=threads)
     try:
         run = Run(loaded, explainer, method, operating_point=operating_point, batch_size=batch_size)
-        records = list(_records(run, files, out, refused))
+        records = list(_records(run, files, pictures, refused))
     finally:
         explainer.close()
     for reason in refused:
@@ -58,14 +59,13 @@ def explain(
         raise typer.Exit(1)
 
 
-def _records(run: Run, files: list[Path], out: Path | None, refused: list[str]) -> Iterator[dict[str, Any]]:
+def _records(run: Run, files: list[Path], pictures: dict[Path, Path], refused: list[str]) -> Iterator[dict[str, Any]]:
     """A record for each image that can be read, its picture written; the others are added to `refused`."""
-    names = _names(files, out)
     for path, found in zip(files, run.each(files), strict=True):
         if isinstance(found, ImageError):
             refused.append(str(found))
             continue
-        picture = names[path] if out is not None else None
+        picture = pictures.get(path)
         if picture is not None:
             _write(picture, run.draw(found))
         yield _record(path, found, picture)
@@ -86,11 +86,22 @@ def _record(path: Path, found: Explanation, picture: Path | None) -> dict[str, A
 
 
 def _names(files: list[Path], out: Path | None) -> dict[Path, Path]:
-    """Where each picture goes; images of one name in several folders are numbered."""
+    """Where each picture goes; images of one name in several folders are numbered.
+
+    Raises:
+        UsageError: a picture would take the place of an image.
+    """
     if out is None:
         return {}
-    if out.suffix.lower() == ".png":
-        return dict.fromkeys(files, out)
+    found = dict.fromkeys(files, out) if out.suffix.lower() == ".png" else _numbered(files, out)
+    images = {path.resolve() for path in files}
+    over = next((picture for picture in found.values() if picture.resolve() in images), None)
+    if over is not None:
+        raise UsageError(f"--out {out}: the picture would take the place of the image {over}: give another place")
+    return found
+
+
+def _numbered(files: list[Path], out: Path) -> dict[Path, Path]:
     found: dict[Path, Path] = {}
     taken: set[str] = set()
     for path in files:

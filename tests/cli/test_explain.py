@@ -77,3 +77,15 @@ def test_two_images_do_not_fit_in_one_picture(edgedet, demo, images, tmp_path):
     done = edgedet("explain", demo.teacher, *images[:2], "--out", tmp_path / "a.png")
     assert done.code == 2
     assert_one_line(done.err, "2 images need a folder")
+
+
+@pytest.mark.parametrize("out", ["a.png", "."])
+def test_no_picture_takes_the_place_of_an_image(edgedet, demo, images, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    with Image.open(images[0]) as image:
+        image.save("a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    done = edgedet("explain", demo.teacher, tmp_path / "a.png", "--out", out, "--threads", "1")
+    assert done.code == 2
+    assert_one_line(done.err, "would take the place of the image a.png")
+    assert (tmp_path / "a.png").read_bytes() == before
