@@ -68,7 +68,8 @@ def run(config: DistillRecipe, parent: Artifact, data: Index, out: Path, *, resu
         answers = processes.leader_first(lambda: ask(parent, train, amp=config.training.amp, patches=by_patch))
         sets = stage.open_sets(data, preprocess, config.training, processes)
         objective = listener(student, config.detector.name, answers, config.training, config.distillation)
-        result = stage.train(objective, config.training, sets, out, processes, resume=resume, title="distill")
+        subject = stage.subject_of(config.detector, preprocess)
+        result = stage.train(objective, config.training, sets, out, processes, resume=resume, title="distill", subject=subject)
         if processes.leads:
             extra = {"best_epoch": result.best_epoch}
             manifest = _manifest(config, parent, student)

@@ -114,7 +114,8 @@ def run(
     torch.manual_seed(config.training.seed)
     preprocess = parent.manifest.preprocess
     with group() as processes:
-        made = processes.leader_first(lambda: export.prepare(_start(config, target), parent, data))
+        start = _start(config, target)
+        made = processes.leader_first(lambda: export.prepare(start, parent, data))
         model = GraphModule(
             made.lowered.model,
             made.lowered.floats,
@@ -124,7 +125,8 @@ def run(
         answers: Answers = processes.leader_first(lambda: ask(teacher or parent, data.split("train"), amp=False))
         sets = stage.open_sets(data, preprocess, config.training, processes)
         objective = Listener(model, None, answers, config.training, config.distillation)
-        result = stage.train(objective, config.training, sets, out, processes, resume=resume, title="qat")
+        subject = f"{parent.digest} {start!r} learn_scales={config.learn_scales}"
+        result = stage.train(objective, config.training, sets, out, processes, resume=resume, title="qat", subject=subject)
         if processes.leads:
             extra = {"best_epoch": result.best_epoch}
             trained = _trained(config, made, model.eval(), parent, sets.val, extra)

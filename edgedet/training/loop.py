@@ -58,6 +58,8 @@ class FitResult:
 class Task:
     """One training: its settings, its images, its processes, and the folder for the resumable state, the log and the figures.
 
+    subject: what is trained and on which pixels, in words; a run is resumed only with the same.
+
     The model's input has the size of the images in `val`; those in `train` may be larger by what ``augment.margin`` crops.
     """
 
@@ -67,6 +69,7 @@ class Task:
     work: Path
     group: Group = field(default_factory=Group)
     title: str = "train"
+    subject: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -102,7 +105,7 @@ class _Run:
         task.work.mkdir(parents=True, exist_ok=True)
         config, group = task.config, task.group
         self.config, self.group, self.work, self.size = config, group, task.work, task.size
-        self.train, self.val = task.train, task.val
+        self.train, self.val, self.subject = task.train, task.val, task.subject
         # NaN where they are not read: should they be after all, the loss says so.
         labels = task.train.index.labels if objective.reads_labels else np.full(len(task.train), np.nan)
         self.labels = labels.astype(np.float32)
@@ -289,6 +292,7 @@ class _Run:
     def state(self) -> dict[str, Any]:
         return {
             "config": self.fingerprint(),
+            "subject": self.subject,
             "step": self.step,
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -302,7 +306,8 @@ class _Run:
         state = checkpoint.load(self.work)
         if state is None:
             return
-        if state["config"] != self.fingerprint():
+        # A state from before there were subjects has none.
+        if state["config"] != self.fingerprint() or state.get("subject", self.subject) != self.subject:
             raise checkpoint.other_run(self.work)
         try:
             self.objective.load_state_dict(state["objective"])

@@ -89,7 +89,8 @@ def run(config: TrainRecipe, parent: None, data: Index, out: Path, *, resume: bo
     with group() as processes:
         sets = open_sets(data, preprocess, config.training, processes)
         objective = supervised(model, models.lookup(config.detector.name).classifier, config.training)
-        result = train(objective, config.training, sets, out, processes, resume=resume)
+        subject = subject_of(config.detector, preprocess)
+        result = train(objective, config.training, sets, out, processes, resume=resume, subject=subject)
         if processes.leads:
             extra = {"best_epoch": result.best_epoch}
             write(out, Written(_manifest(config, preprocess), model, images, parent=None, extra=extra), data)
@@ -141,15 +142,28 @@ def _manifest(config: TrainRecipe, preprocess: Preprocess) -> Manifest:
 
 
 def train(
-    objective: Objective, config: TrainingConfig, sets: Sets, out: Path, processes: Group, *, resume: bool, title: str = "train"
+    objective: Objective,
+    config: TrainingConfig,
+    sets: Sets,
+    out: Path,
+    processes: Group,
+    *,
+    resume: bool,
+    title: str = "train",
+    subject: str = "",
 ) -> FitResult:
-    """:func:`edgedet.training.loop.fit` in the work folder of `out`.
+    """:func:`edgedet.training.loop.fit` in the work folder of `out`; `subject` as in `edgedet.training.loop.Task`.
 
     Raises:
-        TrainingError: an unfinished run lies there, and `resume` is not set.
+        TrainingError: an unfinished run lies there, and `resume` is not set; or it is another one.
     """
     work = begin(out, processes, resume=resume)
-    return fit(objective, Task(config, sets.train, sets.val, work, processes, title), resume=resume)
+    return fit(objective, Task(config, sets.train, sets.val, work, processes, title, subject), resume=resume)
+
+
+def subject_of(detector: DetectorSpec, preprocess: Preprocess) -> str:
+    """A network and its pixels: different ones may have tensors of the same names and shapes."""
+    return f"{detector!r} {preprocess!r}"
 
 
 def check_unfinished(out: Path, *, resume: bool) -> None:

@@ -101,6 +101,8 @@ def test_an_interrupted_training_is_resumed_and_never_overwritten(teacher, whole
     assert not out.exists()
     with pytest.raises(TrainingError, match="holds an unfinished run: add --resume"):
         qat.run(RECIPE, teacher, whole, out, target="cpu-x86")
+    with pytest.raises(TrainingError, match="holds a run with other settings"):
+        qat.run(msgspec.structs.replace(RECIPE, images=RECIPE.images - 1), teacher, whole, out, target="cpu-x86", resume=True)
     made = qat.run(RECIPE, teacher, whole, out, target="cpu-x86", resume=True)
     assert made.manifest.metrics["qat"]["flips"] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["int8"]

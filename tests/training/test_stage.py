@@ -14,7 +14,7 @@ from tiny_training import EXACT, RECIPE, SIDE, run, train_stage, write_images
 
 from edgedet import artifact as artifacts
 from edgedet import models
-from edgedet.artifact import WEIGHTS, Artifact, Gate
+from edgedet.artifact import WEIGHTS, Artifact, DetectorSpec, Gate
 from edgedet.data.augment import Augment
 from edgedet.data.index import Index
 from edgedet.errors import ArtifactError, DataError, GateFailed, RecipeError, TrainingError
@@ -119,6 +119,25 @@ def test_an_unfinished_run_is_not_thrown_away(data, tmp_path):
             again()
     assert (work / "state.pt").read_bytes() == before
     assert stage.begin(tmp_path / "a", Group(), resume=True) == work
+
+
+SAME_TENSORS = DetectorSpec(
+    name="edgenet", arguments={"stem": 8, "widths": [8, 16, 24], "depths": [1, 2, 2], "strides": [1, 2, 2]}
+)
+
+
+def test_a_run_of_another_network_with_the_same_tensors_or_of_other_pixels_is_not_resumed(data, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_stage(data, tmp_path / "a")
+    for change in ({"detector": SAME_TENSORS}, {"preprocess": {**RECIPE.preprocess, "interpolation": "bicubic"}}):
+        with pytest.raises(TrainingError, match=r"other settings, another network.*remove the folder"):
+            train_stage(data, tmp_path / "a", msgspec.structs.replace(RECIPE, **change), resume=True)
+    assert train_stage(data, tmp_path / "a", resume=True).manifest.detector == RECIPE.detector
 
 
 def test_what_a_run_left_that_never_saved_its_state_is_cleared(tmp_path):
