@@ -53,7 +53,8 @@ class Plan:
             self._require_pairs()
 
     def _require_pairs(self) -> None:
-        if len(set(self.pairs)) == len(self.pairs) or not any(self.pairs):
+        named = [name for name in self.pairs if name]
+        if len(set(named)) == len(named):
             raise TrainingError(
                 "`order` is `pairs`, but no two training images have the same `pair` in the index: "
                 "give a data set with such a column, or set training.order=shuffle"

@@ -85,6 +85,8 @@ def test_the_order_pairs_needs_pairs_and_even_batches():
         plan(order="pairs", pairs=[f"{number}" for number in range(50)])
     with pytest.raises(TrainingError, match=r"no two training images"):
         plan(order="pairs", pairs=[""] * 50)
+    with pytest.raises(TrainingError, match=r"no two training images"):
+        plan(order="pairs", pairs=[f"{number}" if number % 2 else "" for number in range(50)])
     with pytest.raises(TrainingError, match="3 images a forward pass would cut them: make it even"):
         plan(order="pairs", batch_size=6, accumulate=2, pairs=PAIRS)
 
