@@ -13,7 +13,7 @@ import typer
 
 from edgedet import recipe
 from edgedet.artifact import Artifact, check_free
-from edgedet.cli.common import Data, GateFile, Json, Out, Overrides, Resume, data_of, gates_of, report_stage
+from edgedet.cli.common import Data, GateFile, Json, Out, Overrides, Resume, data_of, gates_of, report_stage, show
 from edgedet.errors import GateFailed, ParityError, UsageError
 from edgedet.target import Precision
 
@@ -116,6 +116,7 @@ def export(
     bias_correction: Annotated[str | None, typer.Option(help="INT8: true, false, or auto: if it helps.")] = None,
     mixed: Annotated[bool, typer.Option("--mixed", help="INT8: what it harms most stays in float, see mixed.*")] = False,
     maps: Annotated[bool, typer.Option("--maps", help="The graph gives its heat-maps as well, for `edgedet explain`.")] = False,
+    triton: Annotated[bool, typer.Option("--triton", help="A Triton model repository of an ONNX artifact.")] = False,
     engine: Annotated[bool, typer.Option("--engine", help="TensorRT's engine of an ONNX artifact, for this device.")] = False,
     data: Data = None,
     gate: GateFile = None,
@@ -124,12 +125,18 @@ def export(
     """Write a graph for a device: ONNX with normalisation inside, quantized if asked, checked against the checkpoint.
 
     With --engine, on the device: TensorRT builds from the exported graph, whose precision and target it keeps.
+    With --triton: the exported graph as a model repository of NVIDIA's Triton Inference Server.
     """
     check_free(out)
     precision = _precision(int8=int8, fp16=fp16, fp32=fp32)
     if gate and not data:
         raise UsageError("--gate needs --data: gates are tested on its validation split")
     gates = gates_of(gate) if gate else None
+    if triton:
+        if int8 or fp16 or fp32 or maps or engine or target != "host" or overrides or data:
+            raise UsageError("--triton takes an ONNX artifact as it is: leave every option but --out and --json out")
+        _triton(Artifact.load(artifact), out, json)
+        return
     if engine:
         if int8 or fp16 or fp32 or maps or target != "host" or overrides:
             kept = "--int8, --fp16, --fp32, --maps and --target"
@@ -149,6 +156,15 @@ def export(
     options = ("--from", artifact, "--target", config.target, "--data", data, "--out", f"{out}-qat")
     with _naming_qat(config.precision, options):
         report_stage(run(config, Artifact.load(artifact), index, out), json)
+
+
+def _triton(artifact: Artifact, out: Path, json: str | None) -> None:
+    from edgedet.export.triton import write
+
+    folder = write(artifact, out)
+    command = f"tritonserver --model-repository {shlex.quote(str(out))}"
+    record = {"repository": str(out), "model": folder.name, "artifact": artifact.digest}
+    show(f"{folder}: {command}", json=json, record=record)
 
 
 @contextlib.contextmanager
