@@ -10,13 +10,14 @@ from typing import Literal
 import numpy as np
 
 from edgedet.artifact import GOLDEN, Artifact
-from edgedet.bench import scenarios
+from edgedet.bench import pick, scenarios
 from edgedet.bench.scenarios import Cycle, Runner
 from edgedet.data.index import Index
 from edgedet.data.parallel import usable_cores
 from edgedet.errors import BenchError, EdgedetError, ImageError
 from edgedet.patches import windows
 from edgedet.preprocess import Pixels
+from edgedet.runtime import base as runtimes
 from edgedet.runtime.base import Runtime
 from edgedet.runtime.detector import Detector
 
@@ -32,12 +33,17 @@ class Entry:
     """One artifact on its way through a benchmark; `error` says why it fell out.
 
     pixels: uint8 (1, H, W, 3) each, preprocessed; images: the encoded files that they come from.
+    asked: the runtime's name, or ``auto``; chosen: what that stands for (`edgedet.bench.pick`).
+    parity: the largest difference of a golden image's logit to the artifact's own.
     threads: of the single-stream runs; sweep_threads: of the offline sweep, all cores unless a count was given.
     """
 
     name: str
     artifact: Artifact
     weights: Literal["trained", "untrained"]
+    asked: str = "auto"
+    chosen: str = ""
+    parity: float | None = None
     detector: Detector | None = None
     threads: int = 0
     sweep_threads: int = 0
@@ -48,25 +54,27 @@ class Entry:
     notes: list[str] = field(default_factory=list)
     error: str | None = None
 
-    def prepare(self, images: Sequence[bytes], *, runtime: str, threads: Threads) -> None:
-        """Decode the images, choose the thread count by measurement and load; a failure is kept in `error`."""
+    def prepare(self, images: Sequence[bytes], *, threads: Threads) -> None:
+        """Decode the images, choose runtime and thread count by measurement and load; a failure is kept in `error`."""
         try:
             self._decode(images)
+            self._choose_runtime(usable_cores() if threads == "best" else threads)
             if threads == "best":
-                self._choose_threads(runtime)
+                self._choose_threads()
             else:
                 self.threads = self.sweep_threads = threads
-            self.load(runtime, self.threads)
+            self.load(self.threads)
             self.described = self.runtime.describe()
+            self.parity = pick.parity(self.artifact, self.runtime)
         except EdgedetError as error:
             self.error = str(error)
             self.close()
             log.warning("%s is left out: %s", self.name, error)
 
-    def load(self, runtime: str, threads: int) -> None:
+    def load(self, threads: int) -> None:
         """Load, instead of what was loaded, and run once."""
         self.close()
-        self.detector = Detector.load(self.artifact, runtime=runtime, threads=threads)
+        self.detector = Detector.load(self.artifact, runtime=self.chosen, threads=threads)
         self.runtime.run(self.pixels[0])
 
     def close(self) -> None:
@@ -145,11 +153,21 @@ class Entry:
         if refused:
             self.notes.append(f"{self.name}: {refused} of {len(images)} images cannot be read and were not timed")
 
-    def _choose_threads(self, runtime: str) -> None:
+    def _choose_runtime(self, threads: int) -> None:
+        if self.asked != "auto":
+            self.chosen = self.asked
+            return
+        found = pick.fastest(self.artifact, self.pixels, threads=threads)
+        self.chosen = found.runtime
+        if found.ratios or found.left_out:
+            self.notes.append(f"{self.name} {found}")
+            log.info("%s %s", self.name, found)
+
+    def _choose_threads(self) -> None:
         loaded: list[Detector] = []
 
         def load(threads: int) -> Runner:
-            loaded.append(Detector.load(self.artifact, runtime=runtime, threads=threads))
+            loaded.append(Detector.load(self.artifact, runtime=self.chosen, threads=threads))
             return Cycle(loaded[-1].runtime.run, self.pixels)
 
         try:
@@ -168,11 +186,13 @@ def _patches(images: Sequence[Pixels], side: int) -> str:
     return f"{least} patch{'es' if least > 1 else ''}" if least == most else f"{least} to {most} patches"
 
 
-def collect(artifacts: Sequence[Artifact], anchor: Sequence[Artifact]) -> list[Entry]:
+def collect(artifacts: Sequence[Artifact], anchor: Sequence[Artifact], names: Sequence[str] = ("auto",)) -> list[Entry]:
     """One entry each, under the name of its folder; a name that is taken gets the start of the digest.
 
+    With several names of runtimes an artifact has one entry on each that runs its kind, under both names.
+
     Raises:
-        BenchError: there are no artifacts.
+        BenchError: there are no artifacts, or one is given a third time (twice compares it with itself).
     """
     if not artifacts and not anchor:
         raise BenchError("nothing to measure: give at least one artifact")
@@ -185,7 +205,15 @@ def collect(artifacts: Sequence[Artifact], anchor: Sequence[Artifact]) -> list[E
             raise BenchError(f"{artifact.path} was given twice: give each artifact once")
         is_anchor = len(entries) >= len(artifacts)
         entries.append(Entry(name, artifact, "untrained" if is_anchor else "trained"))
-    return entries
+    return [each for entry in entries for each in _on(entry, names)]
+
+
+def _on(entry: Entry, names: Sequence[str]) -> list[Entry]:
+    """`entry` once on each runtime for its kind; when there is none, on the first, which will say why not."""
+    kind = entry.artifact.manifest.kind
+    fitting = [name for name in names if name == "auto" or kind in runtimes.RUNTIMES[name].kinds] or list(names[:1])
+    called = {asked: f"{entry.name}, {asked}" if len(fitting) > 1 else entry.name for asked in fitting}
+    return [Entry(name, entry.artifact, entry.weights, asked=asked) for asked, name in called.items()]
 
 
 def sample_images(data: Index | None, entries: Sequence[Entry]) -> list[bytes]:

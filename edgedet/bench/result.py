@@ -67,6 +67,7 @@ class BenchRow(Config, frozen=True, kw_only=True):
     latency: single-stream, model-only, batch 1. end_to_end: single-stream, encoded bytes to score.
     throughput: the offline sweep, model-only. threads: in single-stream, the best of `threads_p50_ms` unless given.
     bought: the speed-up over the artifact before the last compression step (`edgedet.bench.steps`).
+    parity: the largest difference of a golden image's logit to the artifact's own, on this runtime.
     harness_ms: the p50 of a runner that does nothing; not subtracted. others_share: processors taken by others meanwhile.
     error: why there are no figures; a failure is a row too.
     """
@@ -97,6 +98,7 @@ class BenchRow(Config, frozen=True, kw_only=True):
     end_to_end: Latency | None = None
     speedup: Ratio | None = None
     bought: Ratio | None = None
+    parity: float | None = None
     harness_ms: float | None = None
     others_share: float | None = None
     accuracy: Accuracy | None = None

@@ -154,7 +154,10 @@ def _with_step(row: BenchRow, entry: Entry, entries: Sequence[Entry], measured: 
     if measured is None or entry.error or entry.weights == "untrained":
         return row
     other = steps.before(entry.artifact, [each.artifact for each in entries])
-    name = next((each.name for each in entries if other and each.artifact.digest == other.digest), None)
+    beside = [each for each in entries if other and each.artifact.digest == other.digest and each.error is None]
+    # On the same runtime where it was measured there: the step is compared, not the runtime.
+    beside.sort(key=lambda each: each.chosen != entry.chosen)
+    name = beside[0].name if beside else None
     bought = _speedup(measured.model, entry.name, name) if name else None
     if bought is None:
         return row
@@ -180,6 +183,7 @@ def _figures(entry: Entry, measured: Measured, baseline: str) -> dict[str, Any]:
             Point(batch=p.batch, images_per_second=p.images_per_second, threads=entry.sweep_threads, calls=p.calls)
             for p in measured.sweep.get(name, ())
         ),
+        "parity": entry.parity,
         "speedup": _speedup(measured.model, name, baseline),
         "harness_ms": measured.overhead.p50_ms,
         "others_share": measured.others_share,

@@ -33,7 +33,7 @@ def run(
     *,
     anchor: Sequence[Artifact] = (),
     data: Index | None = None,
-    runtime: str = "auto",
+    runtime: str | Sequence[str] = "auto",
     baseline: str | None = None,
     threads: Threads = "best",
     record: Path | None = None,
@@ -53,7 +53,7 @@ def run(
         artifacts: in the order of the table.
         anchor: marked untrained, and compared among themselves.
         data: the images that are timed, usually one split; None: the golden images.
-        runtime: a name of `edgedet.runtime.base`; ``auto``: the one for the artifact's kind.
+        runtime: a name of `edgedet.runtime.base`; ``auto``: the fastest for the artifact, as measured; several: a row each.
         baseline: the folder name of the artifact that speed-ups are over; None: the first.
         threads: ``best`` measures each artifact at 1, 2, 4 ... and all cores and takes the least p50.
         record: a file of JSON lines that the rows are added to.
@@ -68,8 +68,9 @@ def run(
         BenchError: nothing to measure, no such baseline or reference, no images, or `record` or `keep` cannot be written.
         RuntimeUnavailable: no runtime has that name.
     """
-    require_names(runtime, reference)
-    entries = entries_of.collect(artifacts, anchor)
+    wanted = [runtime] if isinstance(runtime, str) else list(dict.fromkeys(runtime))
+    require_names(wanted, reference)
+    entries = entries_of.collect(artifacts, anchor, wanted)
     names = [entry.name for entry in entries if entry.weights == "trained"] or [entry.name for entry in entries]
     if baseline is not None and baseline not in names:
         raise BenchError(f"no artifact to compare with is called {baseline!r}{nearest(baseline, names)}")
@@ -77,8 +78,8 @@ def run(
     images = entries_of.sample_images(data, entries)
     device, before = probe.device(), probe.cpu_time()
     for entry in entries:
-        entry.prepare(images, runtime=runtime, threads=threads)
-    measured = _measure([entry for entry in entries if entry.error is None], device, before, runtime, seconds, batches)
+        entry.prepare(images, threads=threads)
+    measured = _measure([entry for entry in entries if entry.error is None], device, before, seconds, batches)
     found = rows.build(entries, device, measured, baseline or names[0], published, metrics or {})
     if record is not None:
         result.append(record, found)
@@ -88,19 +89,20 @@ def run(
     return found
 
 
-def require_names(runtime: str, machine: str | None) -> None:
+def require_names(names: Sequence[str], machine: str | None) -> None:
     """Refuse names that mean nothing, before hours of work.
 
     Raises:
         BenchError: no figures are kept of that machine. RuntimeUnavailable: no runtime has that name.
     """
-    runtimes.require(runtime)
+    for name in names:
+        runtimes.require(name)
     if machine is not None:
         device_name(machine)
 
 
 def _measure(
-    live: Sequence[Entry], device: Device, before: CpuTime | None, runtime: str, seconds: float, batches: Sequence[int]
+    live: Sequence[Entry], device: Device, before: CpuTime | None, seconds: float, batches: Sequence[int]
 ) -> Measured | None:
     """Both scenarios and the memory of all that could be loaded; None when nothing could."""
     if not live:
@@ -113,18 +115,16 @@ def _measure(
         log.info("single-stream, end to end")
         whole = scenarios.compare({e.name: e.end_to_end() for e in live}, baseline=base, rules=Rules.lasting(seconds / 2))
         log.info("offline, batches of %s", ", ".join(map(str, batches)))
-        sweep = _sweep(live, runtime, seconds, batches)
+        sweep = _sweep(live, seconds, batches)
         others = probe.others_share(before, probe.cpu_time(), device.cores or 1)
     finally:
         for entry in live:
             entry.close()
-    peaks = {entry.name: peak for entry in live if (peak := _memory(entry, runtime)) is not None}
+    peaks = {entry.name: peak for entry in live if (peak := _memory(entry)) is not None}
     return Measured(overhead, model, whole, sweep, peaks, others)
 
 
-def _sweep(
-    live: Sequence[Entry], runtime: str, seconds: float, batches: Sequence[int]
-) -> dict[str, tuple[Throughput, ...]]:
+def _sweep(live: Sequence[Entry], seconds: float, batches: Sequence[int]) -> dict[str, tuple[Throughput, ...]]:
     """The offline scenario of those whose batch size is free, at `sweep_threads`."""
     free = [entry for entry in live if entry.fixed_batch is None]
     for entry in live:
@@ -132,14 +132,14 @@ def _sweep(
             entry.notes.append(f"{entry.name}: its graph has a fixed batch of {entry.fixed_batch}: no sweep")
     for entry in free:
         if entry.sweep_threads != entry.threads:
-            entry.load(runtime, entry.sweep_threads)
+            entry.load(entry.sweep_threads)
     makers = {entry.name: entry.batch for entry in free}
     return scenarios.offline(makers, batches=batches, rules=scenarios.sweep_rules(seconds / 10))
 
 
-def _memory(entry: Entry, runtime: str) -> Memory | None:
+def _memory(entry: Entry) -> Memory | None:
     try:
-        return memory.measure(entry.artifact, runtime=runtime, threads=entry.threads)
+        return memory.measure(entry.artifact, runtime=entry.chosen, threads=entry.threads)
     except BenchError as error:
         entry.notes.append(str(error))
         return None

@@ -42,6 +42,7 @@ COLUMNS = (
     Column("precision", lambda row: row.precision, figure=False),
     Column("px", lambda row: _pixels(row), figure=False),
     Column("threads", lambda row: None if row.threads is None else str(row.threads)),
+    Column("max Δ logit", lambda row: None if row.parity is None else f"{row.parity:.1g}"),
     Column("size KB", lambda row: None if row.size_bytes is None else _short(row.size_bytes / 1000)),
     Column("peak MB", lambda row: None if row.memory is None else _short(row.memory.peak_bytes / 1e6)),
     Column("p50 ms", _latency(lambda row: row.latency.p50_ms if row.latency else None)),
@@ -101,13 +102,38 @@ def footnotes(rows: Sequence[BenchRow]) -> list[str]:
     notes = [_where(row) for row in rows if row.kind == "measured"]
     notes += [f"{MARKS[row.kind]} {row.kind}: {row.name} on {row.device.name}: {row.source}" for row in rows if MARKS[row.kind]]
     notes += [f"speed-up: {row.statistic} of {row.speedup.baseline} / {row.statistic}, one run" for row in rows if row.speedup]
+    notes += [_twice(row, rows) for row in rows if _same(row, rows)]
     notes += ["last step: speed-up over the artifact before the last compression step" for row in rows if row.bought]
     notes += ["flips: verdicts that differ from the full-precision ancestor's" for row in rows if row.accuracy]
+    notes += ["max Δ logit: on golden images, to the logits that the artifact was exported with" for row in rows if row.parity]
+    notes += [_harness(rows)] if any(row.harness_ms is not None for row in rows) else []
     notes += [f"p99 of {row.name}: {row.latency.p99_reason}" for row in rows if row.latency and row.latency.p99_reason]
     notes += [f"{row.name} failed: {row.error}" for row in rows if row.error]
     notes += [f"accuracy on split {row.accuracy.split}" for row in rows if row.accuracy and row.accuracy.split]
     notes += [note for row in rows for note in row.notes]
     return list(dict.fromkeys([*notes, *_warnings(rows)]))
+
+
+def _same(row: BenchRow, rows: Sequence[BenchRow]) -> BenchRow | None:
+    """The row that `row` repeats: the same artifact on the same runtime, which its speed-up is over."""
+    base = row.speedup.baseline if row.speedup else None
+    alike = (row.digest, row.runtime, row.threads)
+    return next((o for o in rows if base == o.name != row.name and (o.digest, o.runtime, o.threads) == alike), None)
+
+
+def _twice(row: BenchRow, rows: Sequence[BenchRow]) -> str:
+    """What an artifact's comparison with itself says of the measurement."""
+    other, ratio = _same(row, rows), row.speedup
+    if other is None or ratio is None:
+        return ""
+    holds = ratio.low <= 1 <= ratio.high
+    verdict = "holds 1, as it must" if holds else "does not hold 1: nothing smaller than this can be told apart here"
+    return f"{row.name} is {other.name} again: {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] {verdict}"
+
+
+def _harness(rows: Sequence[BenchRow]) -> str:
+    slowest = max(row.harness_ms for row in rows if row.harness_ms is not None)
+    return f"the harness itself, on a runtime that does nothing: {1000 * slowest:.2f} µs a call, not subtracted"
 
 
 def _where(row: BenchRow) -> str:

@@ -101,7 +101,9 @@ def bench(
     artifacts: Annotated[list[Path], typer.Argument(help="Artifacts; speed-ups are over the first.")],
     data: Data = None,
     split: Annotated[str, typer.Option(help="The split of --data that accuracy and end-to-end time are measured on.")] = "val",
-    runtime: Annotated[str, typer.Option(help="The runtime; auto takes the one for each artifact.")] = "auto",
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="auto measures and takes the fastest; given several times, a row on each.")
+    ] = None,
     reference: Annotated[str, typer.Option(help="Whose published figures are set beside; none for none.")] = "rtx-3090",
     anchor: Annotated[bool, typer.Option(help="Measure ResNet-50 at 224 px too, FP32 and INT8.")] = True,
     threads: Annotated[int, typer.Option(min=0, help="Threads for all; 0 measures each artifact's best.")] = 0,
@@ -115,14 +117,14 @@ def bench(
     from edgedet.bench import result, stage, table
 
     machine = None if reference == "none" else reference
-    stage.require_names(runtime, machine)
+    stage.require_names(runtime or ["auto"], machine)
     subjects = [Artifact.load(path) for path in artifacts]
     index = data_of(data).split(split) if data else None
     rows = stage.run(
         subjects,
         anchor=_anchors() if anchor else (),
         data=index,
-        runtime=runtime,
+        runtime=runtime or "auto",
         threads=threads or "best",
         reference=machine,
         architectures=_architectures(subjects),

@@ -27,7 +27,7 @@ LOGIT = "logit"
 
 
 class Runtime(Protocol):
-    """A loaded model. Not for use by several threads at once."""
+    """A loaded model. For use by several threads at once only where its line in :data:`RUNTIMES` says `shared`."""
 
     @property
     def name(self) -> str:
@@ -56,12 +56,18 @@ class Options:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the table: the module that loads it, the package it needs, the kinds of artifact that it runs."""
+    """A line of the table: the module that loads it, the package it needs, the kinds of artifact that it runs.
+
+    automatic: the first such one of a kind is what ``auto`` loads. rival: a benchmark may find it faster and take it instead.
+    shared: several threads may call `run` at once.
+    """
 
     module: str
     needs: str | None
     kinds: tuple[Kind, ...]
     automatic: bool = True
+    rival: bool = False
+    shared: bool = False
 
 
 class _Module(Protocol):
@@ -69,10 +75,11 @@ class _Module(Protocol):
 
 
 RUNTIMES: Mapping[str, Entry] = {
-    "onnxruntime": Entry("edgedet.runtime.onnxruntime", "onnxruntime", ("onnx",)),
-    "openvino": Entry("edgedet.runtime.openvino", "openvino", ("onnx",), automatic=False),
+    "onnxruntime": Entry("edgedet.runtime.onnxruntime", "onnxruntime", ("onnx",), shared=True),
+    "openvino": Entry("edgedet.runtime.openvino", "openvino", ("onnx",), automatic=False, rival=True),
     "tensorrt": Entry("edgedet.runtime.tensorrt", "tensorrt", ("engine",)),
     "torch": Entry("edgedet.runtime.torch", "torch", ("checkpoint",)),
+    "torch-compile": Entry("edgedet.runtime.compiled", "torch", ("checkpoint",), automatic=False),
     "null": Entry("edgedet.runtime.null", None, ("checkpoint", "onnx", "engine"), automatic=False),
 }
 
@@ -128,6 +135,13 @@ def choose(artifact: Artifact) -> str:
     """The runtime that ``auto`` stands for: the first of the table for this kind of artifact."""
     kind = artifact.manifest.kind
     return next(name for name, entry in RUNTIMES.items() if entry.automatic and kind in entry.kinds)
+
+
+def rivals(artifact: Artifact) -> list[str]:
+    """What a benchmark chooses from: the runtime of :func:`choose`, then those installed that may be faster."""
+    kind = artifact.manifest.kind
+    others = [name for name, entry in RUNTIMES.items() if entry.rival and kind in entry.kinds and not missing(entry.needs)]
+    return [choose(artifact), *others]
 
 
 def source_of(package: str) -> str:

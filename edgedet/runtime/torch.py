@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from edgedet.artifact import Artifact
 from edgedet.errors import RuntimeUnavailable
 from edgedet.preprocess import Pixels
 from edgedet.runtime.base import LOGIT, Options, Outputs
+
+R = TypeVar("R", bound="TorchRuntime")
 
 
 class TorchRuntime:
@@ -61,8 +63,17 @@ def load(artifact: Artifact, options: Options) -> TorchRuntime:
     Raises:
         RuntimeUnavailable: a package that the network needs is not installed.
     """
+    return load_as(TorchRuntime, artifact, options)
+
+
+def load_as(kind: type[R], artifact: Artifact, options: Options) -> R:
+    """The checkpoint's network as a runtime of that `kind`.
+
+    Raises:
+        RuntimeUnavailable: a package that the network needs is not installed.
+    """
     try:
-        return TorchRuntime(artifact, options)
+        return kind(artifact, options)
     except ModuleNotFoundError as error:
         raise RuntimeUnavailable(
             f"{artifact.path}: needs {error.name}, which is not installed: pip install 'edgedet[train]'"

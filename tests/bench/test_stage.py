@@ -1,14 +1,16 @@
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from edgedet import artifact as artifacts
 from edgedet.artifact import Artifact, DetectorSpec, Golden, Graph, Manifest
-from edgedet.bench import entry, result, samples, stage
+from edgedet.bench import entry, result, samples, stage, table
 from edgedet.data.index import Index, Row
 from edgedet.errors import BenchError
 from edgedet.preprocess import Preprocess
 
+ORT = ["onnxruntime"]
 INTERVAL = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 100, "reason": ""}
 METRICS = {
     "balanced_accuracy": INTERVAL,
@@ -32,7 +34,8 @@ def data(tmp_path) -> Index:
 @pytest.fixture
 def run(data):
     """The stage, as short as it can be."""
-    return lambda *args, **more: stage.run(*args, **{"data": data, "seconds": 0.04, "threads": 1, "batches": (1, 4), **more})
+    short = {"data": data, "runtime": "onnxruntime", "seconds": 0.04, "threads": 1, "batches": (1, 4)}
+    return lambda *args, **more: stage.run(*args, **{**short, **more})
 
 
 def checkpoint(path) -> Artifact:
@@ -75,7 +78,7 @@ def test_artifacts_are_measured_side_by_side_and_recorded(make_onnx_artifact, ru
 
 
 def test_published_rows_stand_beside_the_anchor(make_onnx_artifact, run, monkeypatch):
-    monkeypatch.setattr(stage, "_memory", lambda entry, runtime: None)  # measured above; a process each
+    monkeypatch.setattr(stage, "_memory", lambda entry: None)  # measured above; a process each
     square = Preprocess(height=224, width=224)
     anchor = [make_onnx_artifact(name, bias=bias, preprocess=square) for name, bias in (("fp32", 0), ("int8", 1))]
     rows = run([make_onnx_artifact("mine")], anchor=anchor, architectures={"tiny": "resnet50"}, batches=(1,))
@@ -95,7 +98,7 @@ def test_published_rows_stand_beside_the_anchor(make_onnx_artifact, run, monkeyp
 
 
 def test_a_failure_is_a_row_with_its_reason(make_onnx_artifact, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "_memory", lambda entry, runtime: None)
+    monkeypatch.setattr(stage, "_memory", lambda entry: None)
     broken = checkpoint(tmp_path / "broken")
     failed, good = run([broken, make_onnx_artifact("good")], runtime="onnxruntime", reference=None, batches=(1,))
     assert "the onnxruntime runtime runs onnx artifacts, this is a checkpoint" in failed.error
@@ -109,8 +112,8 @@ def test_a_failure_is_a_row_with_its_reason(make_onnx_artifact, run, tmp_path, m
 
 def test_the_best_thread_count_is_chosen_and_reported(make_onnx_artifact, data, monkeypatch):
     monkeypatch.setattr("edgedet.bench.scenarios.thread_candidates", lambda: (1, 2))
-    (mine,) = entry.collect([make_onnx_artifact("mine")], [])
-    mine.prepare([data.read(0)], runtime="auto", threads="best")
+    (mine,) = entry.collect([make_onnx_artifact("mine")], [], ORT)
+    mine.prepare([data.read(0)], threads="best")
     assert mine.error is None
     assert set(mine.threads_p50_ms) == {1, 2}
     assert mine.threads == min(mine.threads_p50_ms, key=mine.threads_p50_ms.__getitem__)
@@ -120,8 +123,8 @@ def test_the_best_thread_count_is_chosen_and_reported(make_onnx_artifact, data, 
 
 def test_a_detector_of_patches_says_how_many_it_was_timed_on(make_onnx_artifact, data):
     native = make_onnx_artifact("patches", preprocess=Preprocess(geometry="native", patch=8))
-    (mine,) = entry.collect([native], [])
-    mine.prepare([data.read(0)], runtime="auto", threads=1)
+    (mine,) = entry.collect([native], [], ORT)
+    mine.prepare([data.read(0)], threads=1)
     assert mine.notes == ["patches: 6 patches of 8x8 px an image, four for the peak memory"]
     assert mine.size == (20, 24)
     mine.close()
@@ -146,28 +149,28 @@ def test_a_graph_with_a_fixed_batch_is_not_swept(tmp_path):
     )
     (fixed,) = entry.collect([Artifact(tmp_path / "fixed", manifest, "ab" * 32)], [])
     assert fixed.fixed_batch == 1
-    assert stage._sweep([fixed], "auto", 1.0, (1, 4)) == {}
+    assert stage._sweep([fixed], 1.0, (1, 4)) == {}
     assert fixed.notes == ["fixed: its graph has a fixed batch of 1: no sweep"]
 
 
 def test_images_that_cannot_be_read_are_counted(make_onnx_artifact, data):
-    (mine,) = entry.collect([make_onnx_artifact("mine")], [])
-    mine.prepare([b"no image", data.read(0), data.read(1)], runtime="auto", threads=1)
+    (mine,) = entry.collect([make_onnx_artifact("mine")], [], ORT)
+    mine.prepare([b"no image", data.read(0), data.read(1)], threads=1)
     assert mine.notes == ["mine: 1 of 3 images cannot be read and were not timed"]
     assert [pixels.shape for pixels in mine.pixels] == [(1, 8, 8, 3)] * 2
     mine.close()
-    (other,) = entry.collect([mine.artifact], [])
-    other.prepare([b"no image"], runtime="auto", threads=1)
+    (other,) = entry.collect([mine.artifact], [], ORT)
+    other.prepare([b"no image"], threads=1)
     assert other.error == "mine: none of the 1 images can be read by its preprocessing"
 
 
 def test_images_of_mixed_sizes_are_batched_by_repeating_one(make_onnx_artifact, tmp_path):
-    (mine,) = entry.collect([make_onnx_artifact("mine", preprocess=Preprocess(geometry="native"))], [])
+    (mine,) = entry.collect([make_onnx_artifact("mine", preprocess=Preprocess(geometry="native"))], [], ORT)
     images = []
     for side in (4, 6):
         Image.new("RGB", (side, side)).save(tmp_path / "image.png")
         images.append((tmp_path / "image.png").read_bytes())
-    mine.prepare(images, runtime="auto", threads=1)
+    mine.prepare(images, threads=1)
     assert mine.batch(5)()["logit"].shape == (5,)
     mine.close()
 
@@ -204,3 +207,52 @@ def test_a_wrong_name_is_refused_before_anything_is_measured(make_onnx_artifact,
         run([make_onnx_artifact("mine")], reference="rtx")
     with pytest.raises(BenchError, match="give at least one artifact"):
         run([])
+
+
+def test_an_artifact_has_a_row_on_each_runtime_for_its_kind(make_onnx_artifact, run, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(stage, "_memory", lambda entry: None)
+    mine, kept = make_onnx_artifact("mine"), checkpoint(tmp_path / "kept")
+    rows = run([mine, kept], runtime=["onnxruntime", "openvino"], reference=None, batches=(1,))
+    assert [(row.name, row.runtime) for row in rows] == [
+        ("mine, onnxruntime", "onnxruntime"), ("mine, openvino", "openvino"), ("kept", None),
+    ]  # fmt: skip
+    assert [row.speedup.baseline for row in rows[:2]] == ["mine, onnxruntime"] * 2
+    assert rows[0].digest == rows[1].digest
+    assert "runs onnx artifacts, this is a checkpoint" in rows[2].error
+
+
+def test_an_artifact_given_twice_is_compared_with_itself(make_onnx_artifact, run, monkeypatch):
+    monkeypatch.setattr(stage, "_memory", lambda entry: None)
+    mine = make_onnx_artifact("mine")
+    first, again = run([mine, mine], reference=None, batches=(1,))
+    assert (first.digest, again.name) == (again.digest, f"mine@{mine.digest[:8]}")
+    assert again.speedup.baseline == "mine"
+    (said,) = [note for note in table.footnotes([first, again]) if "again" in note]
+    assert said.startswith(f"{again.name} is mine again: {again.speedup.value:.3f} [")
+
+
+def test_auto_is_measured_and_says_what_it_took(make_onnx_artifact, data):
+    pytest.importorskip("openvino")
+    (mine,) = entry.collect([make_onnx_artifact("mine")], [])
+    mine.prepare([data.read(0)], threads=1)
+    assert mine.error is None
+    assert mine.chosen == mine.described["runtime"]
+    assert mine.chosen in ("onnxruntime", "openvino")
+    (said,) = mine.notes
+    assert said.startswith(f"mine runs on {mine.chosen}: openvino is ")
+    mine.close()
+
+
+def test_parity_is_the_largest_difference_on_golden_images(make_onnx_artifact, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "_memory", lambda entry: None)
+    made = make_onnx_artifact("made", bias=0.5)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    red, _, blue = pixels.mean((1, 2)).T
+    logits = (0.1 * red - 0.1 * blue + 0.5 + [0, 0.25, -0.125]).astype(np.float32)
+    with artifacts.writing(tmp_path / "mine") as draft:
+        (draft.path / "model.onnx").write_bytes(made.graph.read_bytes())
+        Golden((), pixels, logits, logits).save(draft.path / "golden.npz")
+        draft.manifest = replace(made.manifest, files={})
+    (row,) = run([Artifact.load(tmp_path / "mine")], reference=None, batches=(1,))
+    assert row.parity == pytest.approx(0.25, abs=1e-4)

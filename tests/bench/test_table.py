@@ -38,6 +38,7 @@ TEACHER = BenchRow(
 STUDENT = replace(
     TEACHER,
     name="student",
+    digest="cd" * 32,
     latency=Latency(n=9_000, p50_ms=0.03124, p90_ms=0.04, p95_ms=0.05, p99_ms=0.061, mean_ms=0.03, cov=0.01),
     speedup=Ratio(baseline="teacher", value=1000, low=990.5, high=1011, rounds=20),
 )
@@ -69,6 +70,24 @@ def test_markdown_shows_the_figures_of_each_row():
     assert found["teacher"]["speed-up [95 %]"] == "1"
     assert found["student"]["p50 ms"] == "0.0312"
     assert found["student"]["speed-up [95 %]"] == "1000.00 [990.50, 1011.00]"
+
+
+def test_what_the_harness_costs_and_what_runtimes_differ_by_is_said():
+    slow = replace(TEACHER, harness_ms=0.00052, parity=0.00123)
+    assert cells(table.markdown([slow, STUDENT]))["teacher"]["max Δ logit"] == "0.001"
+    notes = table.footnotes([slow, STUDENT])
+    assert "the harness itself, on a runtime that does nothing: 0.52 µs a call, not subtracted" in notes
+    assert "max Δ logit: on golden images, to the logits that the artifact was exported with" in notes
+    assert not [note for note in table.footnotes([TEACHER]) if "harness" in note or "Δ" in note]
+
+
+@pytest.mark.parametrize(("high", "words"), [(1.02, "holds 1, as it must"), (0.995, "does not hold 1")])
+def test_an_artifact_beside_itself_tells_what_can_be_told_apart(high, words):
+    again = replace(TEACHER, name="again", speedup=Ratio(baseline="teacher", value=0.99, low=0.98, high=high, rounds=20))
+    (said,) = [note for note in table.footnotes([TEACHER, again]) if "teacher again" in note]
+    assert said.startswith(f"again is teacher again: 0.990 [0.980, {high:.3f}] {words}")
+    other = replace(again, runtime="openvino")
+    assert not [note for note in table.footnotes([TEACHER, other]) if "teacher again" in note]
 
 
 def test_what_was_not_measured_here_is_marked_in_every_cell():
