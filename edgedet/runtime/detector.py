@@ -11,9 +11,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +28,7 @@ from edgedet.artifact import Artifact, Calibration
 from edgedet.data.parallel import SMALL_FILE, prefetch, usable_cores
 from edgedet.errors import ArtifactError, ImageError, RuntimeUnavailable, nearest
 from edgedet.preprocess import Pixels, Preprocess, Source
-from edgedet.runtime import base
+from edgedet.runtime import base, crew
 from edgedet.runtime.base import Runtime
 
 OnError = Literal["raise", "return"]
@@ -51,12 +52,18 @@ class Prediction:
 
 
 class Detector:
-    """A loaded artifact with its preprocessing and calibration. Not for use by several threads at once."""
+    """A loaded artifact with its preprocessing and calibration. Not for use by several threads at once.
 
-    def __init__(self, artifact: Artifact, runtime: Runtime, *, batch_size: int = 32) -> None:
-        if batch_size < 1:
-            raise RuntimeUnavailable(f"batch_size must be at least 1, got {batch_size}")
-        self.artifact, self.runtime, self.batch_size = artifact, runtime, batch_size
+    workers: more than one is a crew (`edgedet.runtime.crew`): so many threads, each with its own batches.
+    """
+
+    def __init__(self, artifact: Artifact, runtime: Runtime, *, batch_size: int = 32, workers: int = 1) -> None:
+        for name, value in (("batch_size", batch_size), ("workers", workers)):
+            if value < 1:
+                raise RuntimeUnavailable(f"{name} must be at least 1, got {value}")
+        if workers > 1 and not base.RUNTIMES[runtime.name].shared:
+            raise RuntimeUnavailable(f"the {runtime.name} runtime cannot be shared by {workers} workers: leave workers at 1")
+        self.artifact, self.runtime, self.batch_size, self.workers = artifact, runtime, batch_size, workers
 
     @classmethod
     def load(
@@ -67,16 +74,21 @@ class Detector:
         threads: int | None = None,
         batch_size: int = 32,
         spin: bool = True,
+        workers: int = 1,
     ) -> Detector:
         """Check the artifact's digests and load it; `threads` None is all cores that this process may use.
+
+        `workers` above 1 is for many images: each of them has one thread of the runtime, whatever `threads` and `spin` say.
 
         Raises:
             ArtifactError: no artifact there, or a damaged one.
             RuntimeUnavailable: this machine cannot run it; says what is missing.
         """
         artifact = path if isinstance(path, Artifact) else Artifact.load(path)
+        if workers > 1:
+            threads, spin = 1, False
         loaded = base.load(artifact, runtime=runtime, threads=threads, spin=spin)
-        return cls(artifact, loaded, batch_size=batch_size)
+        return cls(artifact, loaded, batch_size=batch_size, workers=workers)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -106,13 +118,38 @@ class Detector:
     ) -> Iterator[Prediction]:
         """As :meth:`predict`, one at a time as they are ready: for a folder that does not fit in memory."""
         threshold = threshold_of(self.artifact, operating_point)
-        for batch in batches(decoded(self.preprocess, iter(_each(images)), ahead=self.batch_size), self.batch_size):
+        sources = _each(images)
+        if self.workers > 1:
+            found = self._by_crew(sources, threshold)
+        else:
+            found = self._predicted(decoded(self.preprocess, iter(sources), ahead=self.batch_size), threshold)
+        for each in found:
+            if not isinstance(each, ImageError):
+                yield each
+            elif on_error == "raise":
+                raise each
+            else:
+                yield Prediction(None, None, None, None, threshold, error=str(each))
+
+    def _predicted(self, images: Iterator[Decoded], threshold: float) -> Iterator[Prediction | ImageError]:
+        for batch in batches(images, self.batch_size):
             if isinstance(batch, ImageError):
-                if on_error == "raise":
-                    raise batch
-                yield Prediction(None, None, None, None, threshold, error=str(batch))
-                continue
-            yield from predictions(self.artifact, self.logits(np.stack(batch)), threshold)
+                yield batch
+            else:
+                yield from predictions(self.artifact, self.logits(np.stack(batch)), threshold)
+
+    def _by_crew(self, sources: Iterable[Source], threshold: float) -> Iterator[Prediction | ImageError]:
+        iterator = iter(sources)
+        first = list(itertools.islice(iterator, _SAMPLE))
+        count = len(sources) if isinstance(sources, Sized) else None
+        return crew.spread(
+            lambda source: read(self.preprocess, source),
+            lambda images: list(self._predicted(images, threshold)),
+            itertools.chain(first, iterator),
+            workers=self.workers,
+            size=crew.batch_of(count, self.batch_size, self.workers),
+            one_decodes=_threads_for(first) == 1,
+        )
 
     def logits(self, pixels_u8_nhwc: Pixels) -> npt.NDArray[np.float32]:
         """The logits (N,) of preprocessed pixels, uint8 (N, H, W, 3), batch by batch.
@@ -185,13 +222,7 @@ def _each(images: Source | Iterable[Source]) -> Iterable[Source]:
 
 def decoded(preprocess: Preprocess, sources: Iterator[Source], *, ahead: int) -> Iterator[Decoded]:
     """Pixels or the error of each source, in order, decoded in the background while the caller works."""
-
-    def decode(source: Source) -> Decoded:
-        try:
-            return preprocess(source)
-        except ImageError as error:
-            return error
-
+    decode = functools.partial(read, preprocess)
     first = list(itertools.islice(sources, _SAMPLE))
     if len(first) <= 1:  # a thread would only cost time
         yield from map(decode, first)
@@ -201,6 +232,14 @@ def decoded(preprocess: Preprocess, sources: Iterator[Source], *, ahead: int) ->
     ahead = threads + 1 if preprocess.geometry == "native" else ahead + threads
     remaining = itertools.chain(first, sources)
     yield from prefetch(decode, remaining, threads=threads, ahead=ahead)
+
+
+def read(preprocess: Preprocess, source: Source) -> Decoded:
+    """The pixels of `source`, or why it has none."""
+    try:
+        return preprocess(source)
+    except ImageError as error:
+        return error
 
 
 def batches(images: Iterator[Decoded], size: int) -> Iterator[list[Pixels] | ImageError]:

@@ -36,6 +36,18 @@ def test_detect_prints_a_line_an_image_and_the_same_as_json_lines(edgedet, demo,
         assert line.split()[:2] == [each.verdict, f"{each.score:.4f}"]
 
 
+def test_for_many_images_the_fastest_runtime_is_measured_and_named(edgedet, demo, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("edgedet.cli.use.MEASURED_FROM", 2)
+    images = sorted((demo.data / "val" / "0_real").rglob("*.jpg"))[:3]
+    done = edgedet("detect", demo.int8, *images, "--json", "-")
+    assert done.code == 0, done.err
+    assert_one_line(done.err, f"{demo.int8} runs on ", "openvino is ", "times as fast as onnxruntime")
+    with Detector.load(demo.int8) as detector:
+        expected = [each.logit for each in detector.predict(images)]
+    assert [each["logit"] for each in lines(done.out)] == pytest.approx(expected, abs=0.05)
+
+
 def test_another_operating_point_moves_the_threshold(edgedet, demo):
     image = next((demo.data / "val").rglob("*.jpg"))
     done = edgedet("detect", demo.int8, image, "--operating-point", "half", "--json", "-")
