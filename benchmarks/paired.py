@@ -3,7 +3,7 @@
 Every detector sees the same images in the same order, pair by pair in one batch, for the same number of passes; its optimiser
 and rates are its recipe's. Nothing is resized. The test split is scored once, at the end; the validation split chooses the
 epoch. The best two by validation AUC are trained from two more seeds, and the best one anew without each generator in turn (its
-fakes and their photographs), in half as many passes, then asked about the generator that it never saw.
+fakes and their photographs), in a third of the passes, then asked about the generator that it never saw.
 
 Writes benchmarks/results/paired.json after every training, with a 95 % bootstrap interval over the test images of each figure,
 and draws benchmarks/README.md. A run that was stopped goes on; a training that is there is taken as it is.
@@ -103,7 +103,7 @@ def _trainings(given: argparse.Namespace, data: Index, rows: Sequence[Row]) -> I
     yield from (Training(name, first, given.epochs) for name in given.recipes)
     best = [row["recipe"] for row in sorted(rows, key=lambda row: -row["validation_auc"])]
     yield from (Training(name, seed, given.epochs) for name in best[:2] for seed in more)
-    yield from (Training(best[0], first, -(-given.epochs // 2), without) for without in generators(data))
+    yield from (Training(best[0], first, -(-given.epochs // 3), without) for without in generators(data))
 
 
 def generators(data: Index) -> list[str]:
