@@ -101,11 +101,18 @@ def _order(config: TrainingConfig, count: int, epoch: int, pairs: Sequence[str])
 
 
 def _paired(pairs: Sequence[str], rng: np.random.Generator) -> Positions:
-    """Couples of one pair, shuffled; images without a partner are coupled at random, and an odd one is last."""
+    """Couples of one pair, shuffled; images without a partner are coupled at random, and an odd one is last.
+
+    Of a photograph with several reconstructions other couples are made in every epoch, so that it meets them all.
+    """
     members: dict[str, list[int]] = defaultdict(list)
     for position, name in enumerate(pairs):
         members[name].append(position)
-    single = members.pop("", []) + [of[-1] for of in members.values() if len(of) % 2]
+    alone = members.pop("", [])
+    for of in members.values():
+        if len(of) > 2:
+            rng.shuffle(of)
+    single = alone + [of[-1] for of in members.values() if len(of) % 2]
     coupled = [of[start : start + 2] for of in members.values() for start in range(0, len(of) - 1, 2)]
     shuffled = rng.permutation(single).astype(np.int64)
     even = len(shuffled) - len(shuffled) % 2

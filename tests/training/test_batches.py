@@ -77,7 +77,19 @@ def test_images_without_a_partner_are_among_the_pairs_and_none_is_lost():
         (batch,) = of.epoch(epoch)
         assert sorted(batch.positions.tolist()) == list(range(12))
         couples = {frozenset(couple) for couple in batch.positions.reshape(-1, 2).tolist()}
-        assert {frozenset({1, 7}), frozenset({2, 4}), frozenset({5, 6}), frozenset({10, 11})} <= couples
+        assert {frozenset({1, 7}), frozenset({2, 4}), frozenset({10, 11})} <= couples
+        assert sum(couple < {5, 6, 8} for couple in couples) == 1
+
+
+def test_a_photograph_with_several_reconstructions_meets_them_all_over_the_epochs():
+    of = plan(count=8, order="pairs", pairs=["a"] * 4 + ["b"] * 4)
+    beside_the_first = set()
+    for epoch in range(40):
+        couples = np.concatenate([batch.positions for batch in of.epoch(epoch)]).reshape(-1, 2)
+        assert sorted(couples.ravel()) == list(range(8))
+        assert all(left // 4 == right // 4 for left, right in couples)
+        beside_the_first |= {int(other) for couple in couples if 0 in couple for other in couple if other}
+    assert beside_the_first == {1, 2, 3}
 
 
 def test_the_order_pairs_needs_pairs_and_even_batches():
