@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edgedet.bench.statistics import Samples
+from edgedet.preprocess import Preprocess
 from edgedet.runtime.detector import Detector
 
 README = Path(detect.__file__).parent / "README.md"
@@ -20,10 +21,10 @@ def test_the_bound_is_both_times_together_with_the_faster_way_of_the_model():
     assert detect.bound(samples).round_medians().tolist() == [15e6, 27e6, 16e6]
 
 
-def test_every_way_is_measured_in_one_run(make_onnx_artifact, tmp_path):
-    made = make_onnx_artifact("mine")
-    (tmp_path / "images").mkdir()
-    files = sorted(detect.mosaics(tmp_path / "images", 2).iterdir())
+@pytest.mark.parametrize("geometry", ["resize_squash", "crop_only"])
+def test_every_way_is_measured_in_one_run(make_onnx_artifact, tmp_path, geometry):
+    made = make_onnx_artifact("mine", preprocess=Preprocess(height=8, width=8, geometry=geometry))
+    files = sorted(detect.mosaics(tmp_path / "images", 2, 1, count=2).iterdir())
     row = detect.measured(made, files, 2)
     assert set(row["images_per_second"]) == {
         "decode", "model, spread", "model, in turns", "detect", "without a crew", "plain loop",
