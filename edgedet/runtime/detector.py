@@ -33,6 +33,7 @@ from edgedet.runtime.base import Runtime
 
 OnError = Literal["raise", "return"]
 Decoded: TypeAlias = "Pixels | ImageError"
+_NATIVE = 4  # photographs of their own size that a thread decodes at once
 _SAMPLE = 64  # files whose size decides how many threads decode
 
 
@@ -142,12 +143,14 @@ class Detector:
         iterator = iter(sources)
         first = list(itertools.islice(iterator, _SAMPLE))
         count = len(sources) if isinstance(sources, Sized) else None
+        # At native size a photograph is tens of megabytes: each thread holds few.
+        most = min(self.batch_size, _NATIVE) if self.preprocess.geometry == "native" else self.batch_size
         return crew.spread(
             lambda source: read(self.preprocess, source),
             lambda images: list(self._predicted(images, threshold)),
             itertools.chain(first, iterator),
             workers=self.workers,
-            size=crew.batch_of(count, self.batch_size, self.workers),
+            size=crew.batch_of(count, most, self.workers),
             one_decodes=_threads_for(first) == 1,
         )
 

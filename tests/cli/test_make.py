@@ -167,3 +167,15 @@ def test_int8_shows_what_was_tried_and_keeps_it_in_the_manifest(edgedet, demo, t
     if "mixed" in found:
         assert "what INT8 costs in each block alone" in done.out
         assert "time, estimated" in done.out
+
+
+def test_a_triton_repository_is_made_of_an_onnx_artifact(edgedet, make_onnx_artifact, tmp_path):
+    made = make_onnx_artifact("mine")
+    done = edgedet("export", made.path, "--triton", "--out", tmp_path / "repository", "--json", "-")
+    assert done.code == 0, done.err
+    said = json.loads(done.out)
+    assert (said["model"], said["artifact"]) == ("mine", made.digest)
+    assert (tmp_path / "repository" / "mine" / "config.pbtxt").is_file()
+    again = edgedet("export", made.path, "--triton", "--int8", "--out", tmp_path / "other")
+    assert again.code == 2
+    assert_one_line(again.err, "--triton takes an ONNX artifact as it is")
