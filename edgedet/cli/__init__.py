@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import typer
 
 from edgedet import __version__
-from edgedet.cli import catalogue, check, data, device, estimate, explain, make, measure, report, use
+from edgedet.cli import catalogue, check, compress, data, device, estimate, explain, make, measure, report, use
 from edgedet.cli.common import leads, warn
 from edgedet.errors import EdgedetError
 
@@ -59,7 +59,7 @@ def _options(
     _log_to_stderr()
 
 
-for module in (catalogue, data, make, measure, estimate, report, use, explain, check, device):
+for module in (catalogue, data, make, compress, measure, estimate, report, use, explain, check, device):
     module.register(app)
 
 

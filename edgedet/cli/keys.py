@@ -91,9 +91,11 @@ def _recipes() -> Mapping[str, type[Config]]:
     from edgedet.compress.distill import DistillRecipe
     from edgedet.compress.prune import PruneRecipe
     from edgedet.compress.qat import QatRecipe
+    from edgedet.search.space import CompressRecipe
     from edgedet.training.stage import TrainRecipe
 
-    return {"train": TrainRecipe, "distill": DistillRecipe, "prune": PruneRecipe, "qat": QatRecipe}
+    found: dict[str, type[Config]] = {"train": TrainRecipe, "distill": DistillRecipe, "prune": PruneRecipe, "qat": QatRecipe}
+    return {**found, "compress": CompressRecipe}
 
 
 def _inside(struct: type[Config], path: str = "") -> Iterator[tuple[str, type[Config]]]:

@@ -10,7 +10,8 @@ from edgedet import recipe
 def test_every_recipe_is_listed_with_its_stage_and_purpose(edgedet):
     listed = json.loads(edgedet("recipes", "--json", "-").out)
     assert [each["name"] for each in listed] == recipe.names("train")
-    assert all(each["stage"] in ("train", "distill", "prune", "qat") and each["about"].endswith(".") for each in listed)
+    assert {each["stage"] for each in listed} == {"train", "distill", "prune", "qat", "compress"}
+    assert all(each["about"].endswith(".") for each in listed)
 
 
 def test_every_target_is_listed_with_what_it_takes(edgedet, tmp_path):

@@ -1,0 +1,138 @@
+"""A whole search on tiny images: what it makes, what it keeps when it is killed, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+import tiny_search
+from tiny_search import search
+
+from edgedet.artifact import Artifact
+from edgedet.compress import teacher as answers
+from edgedet.errors import TrainingError
+from edgedet.search import run
+from edgedet.search.halving import Limits
+
+NAMES = {f"student-keep{keep}-{precision}" for keep in ("1", "0.6") for precision in ("fp32", "int8")}
+
+
+def artifacts(folder: Path) -> dict[str, str]:
+    """The digest of every whole artifact below `folder`."""
+    paths = folder.rglob("manifest.json")
+    return {path.parent.relative_to(folder).as_posix(): Artifact.load(path.parent).digest for path in paths}
+
+
+def test_every_combination_is_a_candidate_with_its_figures(found):
+    assert set(found.results) == NAMES
+    assert not found.failures
+    for each in found.results.values():
+        assert 0 < each.worst <= 1
+        assert each.drop <= each.drop_bound
+        assert each.latency_kind == "measured"
+        assert each.latency_ms > 0
+        assert each.speedup > 0
+    sizes = {name: each.size_bytes for name, each in found.results.items()}
+    assert sizes["student-keep1-int8"] < sizes["student-keep1-fp32"]
+    assert sizes["student-keep0.6-fp32"] < sizes["student-keep1-fp32"]
+
+
+def test_half_of_the_networks_go_on_and_train_longer(found):
+    rounds = {name: each.rung for name, each in found.results.items()}
+    assert sorted(rounds.values()) == [0, 0, 1, 1]
+    assert len({name.rpartition("-")[0] for name, rung in rounds.items() if rung == 1}) == 1
+    assert {each.rung: each.epochs for each in found.results.values()} == {0: 2, 1: 4}
+
+
+def test_every_candidate_is_an_artifact_that_descends_from_the_teacher(found, folder, teacher):
+    for each in found.results.values():
+        made = Artifact.load(folder / each.path)
+        stages = [line.stage for line in made.manifest.lineage]
+        assert made.digest == each.digest
+        assert made.manifest.lineage[0].digest == teacher.digest
+        assert stages == (["train", "distill"] if "keep1" in each.name else ["train", "distill", "prune"])
+
+
+def test_what_is_chosen_is_the_best_that_fits_and_lies_in_best(found, folder):
+    assert found.chosen.worst == max(each.worst for each in found.results.values())
+    assert Artifact.load(folder / "best").digest == found.chosen.digest
+
+
+def test_a_finished_search_makes_nothing_again_and_takes_other_limits(found, recipe_path, teacher, data, folder, monkeypatch):
+    before = artifacts(folder)
+    smallest = min(each.size_bytes for each in found.results.values())
+    monkeypatch.setattr(answers, "_answers", lambda *_, **__: pytest.fail("the teacher was asked again"))
+    again = search(recipe_path, teacher, data, folder, limits=Limits(size_kb=smallest / 1000 + 0.001), resume=True)
+    assert again.chosen.size_bytes == smallest
+    assert Artifact.load(folder / "best").digest == again.chosen.digest
+    assert {name: digest for name, digest in artifacts(folder).items() if name != "best"} == {
+        name: digest for name, digest in before.items() if name != "best"
+    }
+
+
+def test_a_search_is_not_begun_over_another(found, recipe_path, teacher, data, folder, tmp_path):
+    with pytest.raises(TrainingError, match="holds a search: add --resume"):
+        search(recipe_path, teacher, data, folder)
+    other = tmp_path / "other.toml"
+    other.write_text(recipe_path.read_text().replace("0.6", "0.7"))
+    with pytest.raises(TrainingError, match="another recipe, teacher, data set or target"):
+        search(other, teacher, data, folder, resume=True)
+    with pytest.raises(TrainingError, match="is there and holds no search"):
+        search(recipe_path, teacher, data, tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_loses_at_most_the_candidate_in_flight(recipe_path, teacher, data, tmp_path):
+    """SIGKILL once the first candidate has its figures and the second is being made."""
+    out = tmp_path / "out"
+    data.save(tmp_path / "index.csv")
+    command = [sys.executable, tiny_search.__file__, recipe_path, teacher.path, tmp_path / "index.csv", out]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with (
+        (tmp_path / "said").open("wb") as said,
+        subprocess.Popen([*map(str, command)], env=environment, stdout=said, stderr=said) as child,
+    ):
+        deadline = time.monotonic() + 900
+        while not list(out.rglob("keep1-fp32.json")) and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        child.send_signal(signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL, (tmp_path / "said").read_text()
+    before = artifacts(out)
+    assert {"candidates/round0/student/student", "candidates/round0/student/keep1-fp32"} <= set(before)
+    resumed = search(recipe_path, teacher, data, out, resume=True)
+    assert set(resumed.results) == NAMES
+    assert before.items() <= artifacts(out).items()  # nothing that was whole was made again
+    assert not list(out.rglob(".*.partial-*"))
+
+
+def test_a_budget_that_is_spent_leaves_the_rest_out_and_says_so(recipe_path, teacher, data, tmp_path):
+    """One network is always tried; with a thousandth of a second left for the others there is only that one."""
+    short = search(recipe_path, teacher, data, tmp_path / "short", budget_minutes=0.001 / 60)
+    assert set(short.results) == {"student-keep1-fp32", "student-keep1-int8"}
+    assert {each.rung for each in short.results.values()} == {0}
+    assert any("round 1 of student-keep0.6 left out" in note for note in short.notes)
+    assert any("round 2 of student-keep1 left out" in note for note in short.notes)
+
+
+def test_a_stage_that_refuses_is_kept_as_a_failure_with_its_reason(recipe_path, teacher, data, tmp_path):
+    (tmp_path / "student.toml").write_text(tiny_search.STUDENT)
+    (tmp_path / "prune.toml").write_text(tiny_search.PRUNE + "\nround_to = 64\n")
+    hopeless = tmp_path / "compress.toml"
+    text = tiny_search.COMPRESS.format(tmp_path).replace("[1.0, 0.6]", "[0.6]").replace("rungs = 2", "rungs = 1")
+    hopeless.write_text(text.replace('["fp32", "int8"]', '["fp32"]'))
+    (tmp_path / "prune.toml").write_text(tiny_search.PRUNE.replace("steps = 1", "steps = 1\nround_to = 64"))
+    found = search(hopeless, teacher, data, tmp_path / "out")
+    assert not found.results
+    assert "no more can be removed" in found.failures["student-keep0.6-fp32"].reason
+    kept = json.loads(next((tmp_path / "out").rglob("keep0.6-fp32.json")).read_text())
+    assert kept["failure"]["reason"] == found.failures["student-keep0.6-fp32"].reason
+
+
+def test_what_is_searched_is_written_down(found, folder, teacher):
+    kept = msgspec.json.decode((folder / run.SETTINGS).read_bytes())
+    assert (kept["teacher"], kept["target"], kept["recipe"]["keep"]) == (teacher.digest, "cpu-x86", [1.0, 0.6])
