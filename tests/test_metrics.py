@@ -1,5 +1,7 @@
 """Every figure against scikit-learn or against a slow reference written here."""
 
+import math
+
 import numpy as np
 import pytest
 from sklearn import metrics as reference
@@ -210,6 +212,25 @@ def test_paired_difference_says_what_cannot_be_measured():
         metrics.paired_difference("aucc", labels, (logits, Calibration()), (logits, Calibration()))
 
 
+def test_mcnemar_counts_what_only_one_gets_right_and_tosses_a_coin():
+    labels = np.array([1] * 60 + [0] * 40)
+    before, after = labels.copy(), labels.copy()
+    after[:12] = 0  # twelve that only the first gets right
+    before[60:63] = 1  # three that only the second does
+    found = metrics.mcnemar(labels, before, after)
+    assert (found["only_before"], found["only_after"], found["n"]) == (12, 3, 100)
+    slow = sum(math.comb(15, k) for k in (*range(4), *range(12, 16))) / 2**15
+    assert found["p"] == pytest.approx(slow)
+
+
+@pytest.mark.parametrize(("lost", "won", "p"), [(0, 0, 1.0), (5, 5, 1.0), (1, 0, 1.0), (6, 0, 2 / 64), (600, 400, 2.7e-10)])
+def test_mcnemar_is_exact_and_does_not_overflow(lost, won, p):
+    labels = np.ones(2000, int)
+    before, after = labels.copy(), labels.copy()
+    after[:lost], before[1000 : 1000 + won] = 0, 0
+    assert metrics.mcnemar(labels, before, after)["p"] == pytest.approx(p, rel=0.02)
+
+
 def test_flip_rate_counts_changed_verdicts_and_bounds_them_after_wilson():
     rate = metrics.flip_rate([True] * 50, [True] * 48 + [False] * 2)
     assert rate["value"] == pytest.approx(0.04)
@@ -230,6 +251,7 @@ def test_flip_rate_counts_changed_verdicts_and_bounds_them_after_wilson():
         (lambda: metrics.accuracy([0.3, 0.7], [1, 0]), "compare them with a threshold"),
         (lambda: metrics.ece([-3.0, 7.0], [1, 0]), "not logits"),
         (lambda: metrics.flip_rate([], []), "at least one verdict"),
+        (lambda: metrics.mcnemar([1, 0], [True, False], [True]), "one verdict a label"),
     ],
 )
 def test_unusable_input_is_refused(call, message):

@@ -138,10 +138,14 @@ def report_stage(artifact: Artifact, json: str | None) -> None:
     """
     from edgedet.cli.quantization import quantization_tables
     from edgedet.evaluate.assess import require_gates
+    from edgedet.evaluate.tables import drift_table
+    from edgedet.evaluate.thresholds import Drift
 
     metrics = artifact.manifest.metrics
     rows = [*_figures(metrics), ("size", f"{artifact.model_bytes / 1000:,.1f} kB"), ("digest", artifact.digest[:16])]
     shown: list[RenderableType] = [table(f"{artifact.path} (validation split, %)", ("figure", "value [95 %]"), rows)]
+    moved = metrics.get("threshold_drift")
+    shown += [drift_table([Drift(**line) for line in moved])] if moved else []
     shown += quantization_tables(metrics.get("quantization") or {})
     shown += [f"gate: {gate['text']}" for gate in metrics.get("gates", ())]
     shown += [f"note: {note}" for note in artifact.manifest.notes]
@@ -152,13 +156,15 @@ def report_stage(artifact: Artifact, json: str | None) -> None:
 
 def _figures(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     """Those of a manifest's figures that are shown after a stage, in percent."""
-    from edgedet.evaluate.tables import percent
+    from edgedet.evaluate.tables import in_words, percent
 
     before = ("balanced_accuracy", "auc", "tnr", "tpr", "tpr_at_fpr1", "tpr_at_fpr5", "ece")
     after = ("flips_against_parent", "flips_against_ancestor")
     rows = [(name.replace("_", " "), percent(metrics[name])) for name in before if name in metrics]
     rows += [("worst generator", str(metrics["worst_generator"]))] if metrics.get("worst_generator") else []
-    return rows + [(name.replace("_", " "), percent(metrics[name])) for name in after if name in metrics]
+    rows += [(name.replace("_", " "), percent(metrics[name])) for name in after if name in metrics]
+    tests = ("mcnemar_against_parent", "mcnemar_against_ancestor")
+    return rows + [(name.replace("_", " "), in_words(metrics[name])) for name in tests if name in metrics]
 
 
 def warn(message: str) -> None:

@@ -82,7 +82,7 @@ def _report(
     audited: str,
 ) -> None:
     from edgedet.evaluate import gates, slices
-    from edgedet.evaluate.tables import evaluation_table, percent
+    from edgedet.evaluate.tables import evaluation_table, in_words, percent
 
     evaluations = {name: each.plain() for name, each in found.items()}
     record: Figures = {"artifact": subject.digest, "audit": audited, "evaluations": evaluations}
@@ -90,7 +90,9 @@ def _report(
     if other and theirs:
         flips = {name: slices.flips(found[name], theirs[name]) for name in found}
         shown += [f"verdict flips against {other.path}, {name}: {percent(flip)} %" for name, flip in flips.items()]
-        record |= {"against": other.digest, "flips": flips}
+        discordant = {name: slices.mcnemar(found[name], theirs[name]) for name in found}
+        shown += [f"McNemar against {other.path}, {name}: {in_words(each)}" for name, each in discordant.items()]
+        record |= {"against": other.digest, "flips": flips, "mcnemar": discordant}
     if results:
         shown.append(gates.table(results))
         record["gates"] = [{"gate": gates.describe(each.gate), "outcome": each.outcome, "text": each.text} for each in results]

@@ -160,11 +160,12 @@ def _ordered(val: Index) -> str:
 
 def _comparison(own: Evaluations, theirs: Evaluations | None, ancestors: Evaluations | None) -> Figures:
     clean = own[degrade.CLEAN]
-    return {
-        f"flips_against_{name}": slices.flips(clean, other[degrade.CLEAN])
-        for name, other in (("parent", theirs), ("ancestor", ancestors))
-        if other is not None
-    }
+    found: Figures = {}
+    for name, other in (("parent", theirs), ("ancestor", ancestors)):
+        if other is not None:
+            found[f"flips_against_{name}"] = slices.flips(clean, other[degrade.CLEAN])
+            found[f"mcnemar_against_{name}"] = slices.mcnemar(clean, other[degrade.CLEAN])
+    return found
 
 
 def _save(path: Path, own: Evaluations, ancestor: Evaluations, val: Index) -> None:

@@ -19,7 +19,7 @@ from edgedet.data.index import FAKE, REAL, Index
 from edgedet.errors import DataError
 from edgedet.evaluate import degrade
 from edgedet.evaluate.logits import logits_of
-from edgedet.metrics import Figure
+from edgedet.metrics import Discordant, Figure
 from edgedet.runtime.detector import Detector
 
 UNNAMED = "(unnamed)"
@@ -179,6 +179,16 @@ def flips(child: Evaluation, parent: Evaluation) -> Figure:
     """
     require_same_images(child, parent)
     return metrics.flip_rate(parent.verdicts, child.verdicts)
+
+
+def mcnemar(child: Evaluation, parent: Evaluation) -> Discordant:
+    """The images that only one of the two gets right, each at its own calibration, and whether that is chance.
+
+    Raises:
+        DataError: they were not measured on the same images.
+    """
+    require_same_images(child, parent)
+    return metrics.mcnemar(child.labels, parent.verdicts, child.verdicts)
 
 
 def require_same_images(child: Evaluation, other: Evaluation) -> None:

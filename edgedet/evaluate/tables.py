@@ -10,7 +10,7 @@ from rich.table import Table
 from edgedet.artifact import Figures
 from edgedet.evaluate.slices import Evaluation
 from edgedet.evaluate.thresholds import Drift
-from edgedet.metrics import Figure
+from edgedet.metrics import Discordant, Figure
 
 _COLUMNS = {
     "balanced_accuracy": "balanced acc. %",
@@ -55,6 +55,11 @@ def drift_table(drifts: Sequence[Drift]) -> Table:
         cuts = (f"{each.parent_cut:.3f}", f"{each.child_cut:.3f}")
         shown.add_row(each.operating_point, *cuts, *(f"{100 * rate:.1f}" for rate in rates))
     return shown
+
+
+def in_words(each: Discordant) -> str:
+    """What McNemar's test compares, and its probability: ``12 only the other gets right, 3 only this; p = 0.035``."""
+    return f"{each['only_before']:,} only the other gets right, {each['only_after']:,} only this; p = {each['p']:.2g}"
 
 
 def percent(figure: Figure) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from edgedet.metrics.curves import Reliability, Roc, reliability, roc
 from edgedet.metrics.figures import BINS, MIN_FALSE_POSITIVES, NAMES, measurable
-from edgedet.metrics.intervals import CONFIDENCE, Figure, flip_rate, paired_difference, summary
+from edgedet.metrics.intervals import CONFIDENCE, Discordant, Figure, flip_rate, mcnemar, paired_difference, summary
 from edgedet.metrics.single import (
     accuracy,
     average_precision,
@@ -34,6 +34,7 @@ __all__ = [
     "CONFIDENCE",
     "MIN_FALSE_POSITIVES",
     "NAMES",
+    "Discordant",
     "Figure",
     "Reliability",
     "Roc",
@@ -45,6 +46,7 @@ __all__ = [
     "eer",
     "f1",
     "flip_rate",
+    "mcnemar",
     "measurable",
     "nll",
     "paired_difference",

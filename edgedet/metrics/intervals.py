@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TypedDict
 
@@ -25,6 +26,15 @@ class Figure(TypedDict):
     high: float | None
     n: int
     reason: str
+
+
+class Discordant(TypedDict):
+    """Images that only one of two models gets right, of `n`, and McNemar's exact two-sided `p` that this is chance."""
+
+    only_before: int
+    only_after: int
+    n: int
+    p: float
 
 
 def summary(
@@ -102,6 +112,30 @@ def flip_rate(before: npt.ArrayLike, after: npt.ArrayLike) -> Figure:
     centre, half = rate + z * z / (2 * n), z * float(np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)))
     low, high = max(0.0, (centre - half) / (1 + z * z / n)), min(1.0, (centre + half) / (1 + z * z / n))
     return Figure(value=rate, low=low if rate else 0.0, high=high if rate < 1 else 1.0, n=n, reason="")
+
+
+def mcnemar(labels: npt.ArrayLike, before: npt.ArrayLike, after: npt.ArrayLike) -> Discordant:
+    """Whether two models that saw the same images err alike: verdicts (N,) of both against `labels` (N,) of 0 and 1.
+
+    Were they equally good, each would be the right one on half of the images that only one gets right: the tail of that
+    binomial, both sides. Source: McNemar, Psychometrika 12, 1947, in its exact form.
+
+    Raises:
+        DataError: no images, or another number of verdicts.
+    """
+    truth, first, second = (np.asarray(each, dtype=bool) for each in (labels, before, after))
+    if not truth.size or not truth.shape == first.shape == second.shape:
+        raise DataError(f"mcnemar: expected one verdict a label, got shapes {truth.shape}, {first.shape} and {second.shape}")
+    right, still_right = first == truth, second == truth
+    lost, won = int((right & ~still_right).sum()), int((~right & still_right).sum())
+    return Discordant(only_before=lost, only_after=won, n=truth.size, p=_even_chance(lost, won))
+
+
+def _even_chance(one: int, other: int) -> float:
+    """The two-sided probability of a split at least as uneven, of so many tosses of a fair coin."""
+    tosses = one + other
+    ways = (math.lgamma(tosses + 1) - math.lgamma(k + 1) - math.lgamma(tosses - k + 1) for k in range(min(one, other) + 1))
+    return min(1.0, 2 * math.fsum(math.exp(each - tosses * math.log(2)) for each in ways))
 
 
 def _bootstrap(models: list[Groups], names: list[str], n_boot: int, seed: int) -> list[dict[str, Floats]]:

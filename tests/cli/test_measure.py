@@ -30,7 +30,7 @@ def test_eval_measures_every_condition_and_compares(edgedet, demo):
     done = edgedet("eval", demo.int8, "--data", demo.data, "--degrade", "web", "--against", demo.fp32, "--json", "-")
     assert done.code == 0, done.err
     said = json.loads(done.out)
-    assert set(said["evaluations"]) == {"clean", "web"} == set(said["flips"])
+    assert set(said["evaluations"]) == {"clean", "web"} == set(said["flips"]) == set(said["mcnemar"])
     assert said["artifact"] == Artifact.load(demo.int8).digest
     assert said["against"] == Artifact.load(demo.fp32).digest
     assert said["evaluations"]["clean"]["n_real"] == 20
