@@ -66,17 +66,22 @@ def measured(artifact: Artifact, files: Sequence[Path], rounds: int) -> dict[str
     """One row: images per second of each way, and the ratios."""
     rules = Rules(seconds=0.1, min_runs=rounds, max_seconds=1e6, rounds=rounds, warmup_seconds=0, warmup_max_seconds=1.0)
     found = _compared(artifact, files, rules)
-    rate = {name: len(files) / (np.median(each.round_medians()) / 1e9) for name, each in found.samples.items()}
+    rate = {name: len(files) / _seconds(each) for name, each in found.samples.items()}
     return {
         "name": artifact.path.name,
         "digest": artifact.digest,
         "files": len(files),
         "mean_bytes": int(np.mean([path.stat().st_size for path in files])),
         "images_per_second": rate,
-        "bound": len(files) / (np.median(bound(found.samples).round_medians()) / 1e9),
+        "bound": len(files) / _seconds(bound(found.samples)),
         "share": statistics.ratio(bound(found.samples), found.samples["detect"], name="bound"),
         "gain": statistics.ratio(found.samples["plain loop"], found.samples["detect"], name="plain loop"),
     }
+
+
+def _seconds(samples: Samples) -> float:
+    """The median of the rounds' medians."""
+    return float(np.median(samples.round_medians())) / 1e9
 
 
 def bound(samples: Mapping[str, Samples]) -> Samples:
