@@ -30,6 +30,8 @@ def test_every_way_is_measured_in_one_run(make_onnx_artifact, tmp_path, geometry
         "decode", "model, spread", "model, in turns", "detect", "without a crew", "plain loop",
     }  # fmt: skip
     assert (row["share"].rounds, row["gain"].rounds) == (2, 2)
+    drawn = detect.markdown(json.loads(detect.msgspec.json.encode(detect._record([row]))))
+    assert drawn.splitlines()[2].startswith("| mine | 2 of ")
     with Detector.load(made, threads=1) as detector:
         expected = [each.logit for each in detector.predict(files)]
     assert detect.plain_loop(made, files)() == pytest.approx(expected, abs=1e-4)  # or the comparison means nothing
