@@ -21,7 +21,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not compiler.available(), rea
 SMALL = [
     ("timm/vit_tiny_patch16_224", 64, {"img_size": 64, "depth": 3}),
     ("timm/swin_tiny_patch4_window7_224", 56, {"img_size": 56, "depths": [2, 2], "num_heads": [3, 6]}),
-    ("efficientnet-lite0", 64, {}),
     ("timm/mobilenetv4_conv_small", 64, {}),
 ]
 RECIPE = PruneRecipe(stage="prune", keep=0.7, dims=("channels", "mlp", "heads", "embedding"), round_to=16)
