@@ -111,6 +111,11 @@ def small(training):
     ])  # fmt: skip
 
 
+def test_the_document_shows_the_results_that_were_recorded():
+    shown = paired.README.read_text(encoding="utf-8").partition(paired.BEGIN)[2].partition(paired.END)[0].strip()
+    assert shown == paired_table.markdown(json.loads(paired.RESULTS.read_text(encoding="utf-8"))).strip()
+
+
 def test_without_data_it_says_so(monkeypatch, capsys):
     monkeypatch.delenv("EDGEDET_DATA", raising=False)
     paired.main([])
