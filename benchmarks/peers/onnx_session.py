@@ -28,17 +28,13 @@ def layers(model: Path) -> list[int]:
     """How many convolutions and matrix products with constant weights read both inputs dequantized, and how many there are."""
     graph = onnx.load(model).graph
     producer = {name: node for node in graph.node for name in node.output}
-    constants = {tensor.name for tensor in graph.initializer} | {
-        name for node in graph.node if node.op_type == "Constant" for name in node.output
-    }
+    fixed = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:  # constants, and what only converts them; a graph's nodes are in order
+        if node.op_type == "Constant" or (len(node.input) > 0 and fixed.issuperset(node.input)):
+            fixed.update(node.output)
 
     def dequantized(name: str) -> bool:
         return name in producer and producer[name].op_type == "DequantizeLinear"
 
-    def fixed(name: str) -> bool:
-        """A constant, or one behind nodes that only convert it."""
-        node = producer.get(name)
-        return name in constants or (node is not None and len(node.input) > 0 and all(fixed(each) for each in node.input))
-
-    weighted = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul") and fixed(node.input[1])]
+    weighted = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in fixed]
     return [sum(dequantized(node.input[0]) and dequantized(node.input[1]) for node in weighted), len(weighted)]
