@@ -20,6 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import marks
 import msgspec
 import numpy as np
 from PIL import Image
@@ -172,9 +173,7 @@ def _record(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def draw(readme: Path, record: Mapping[str, Any]) -> None:
     """Put the table of `record` between its marks in `readme`."""
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{BEGIN}\n{markdown(record)}{END}{after}", encoding="utf-8")
+    marks.put(readme, BEGIN, END, markdown(record))
 
 
 def markdown(record: Mapping[str, Any]) -> str:

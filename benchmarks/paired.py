@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+import marks
 from paired_table import markdown
 
 from edgedet import recipe
@@ -146,10 +147,7 @@ def _one(training: Training, data: Index, folder: Path) -> Row:
 
 def draw(results: Path, document: Path) -> None:
     """The tables between the marks in `document`."""
-    before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    found: Mapping[str, Any] = json.loads(results.read_text(encoding="utf-8"))
-    document.write_text(f"{before}{BEGIN}\n{markdown(found)}{END}{after}", encoding="utf-8")
+    marks.put(document, BEGIN, END, markdown(json.loads(results.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

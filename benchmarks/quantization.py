@@ -22,6 +22,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import marks
 import msgspec
 import numpy as np
 from comparison import clock, methods, score, table
@@ -147,10 +148,7 @@ def record(case: dict[str, Any], path: Path) -> None:
 
 def draw(results: Path, document: Path) -> None:
     """The tables between the marks in `document`."""
-    before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    drawn = table.markdown(json.loads(results.read_text()))
-    document.write_text(f"{before}{BEGIN}\n{drawn}{END}{after}", encoding="utf-8")
+    marks.put(document, BEGIN, END, table.markdown(json.loads(results.read_text())))
 
 
 def said(what: str) -> None:

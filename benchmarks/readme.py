@@ -6,6 +6,8 @@ import re
 import sys
 from pathlib import Path
 
+import marks
+
 from edgedet.bench import result, table
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -13,11 +15,10 @@ BEGIN, END = "<!-- table -->", "<!-- /table -->"
 
 
 def main(results: Path) -> None:
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    drawn = table.markdown(result.load(results))
+    marks.put(README, BEGIN, END, table.markdown(result.load(results)))
+    shown, mark, after = README.read_text(encoding="utf-8").partition(END)
     named = re.sub(r"benchmarks/results/[\w.-]+\.jsonl", f"benchmarks/results/{results.name}", after)
-    README.write_text(f"{before}{BEGIN}\n{drawn}{END}{named}", encoding="utf-8")
+    README.write_text(f"{shown}{mark}{named}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import marks
+
 from edgedet import models, recipe
 from edgedet.models.table import Detector
 from scoreboard.row import KEEP, facts
@@ -21,10 +23,7 @@ Part = Mapping[str, Any]
 def draw(root: Path, rows: Mapping[str, Row]) -> None:
     """Both documents."""
     (root / "docs" / "detectors.md").write_text(catalogue(rows), encoding="utf-8")
-    document = root / "docs" / "tensorrt.md"
-    before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    document.write_text(f"{before}{BEGIN}\n{compiled(rows)}{END}{after}", encoding="utf-8")
+    marks.put(root / "docs" / "tensorrt.md", BEGIN, END, compiled(rows))
 
 
 @dataclass(frozen=True)
