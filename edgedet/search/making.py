@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -28,6 +29,9 @@ from edgedet.work import Work
 
 SECONDS = ".seconds"
 """Behind the name of an artifact: the file that says how long it took to make."""
+
+
+R = TypeVar("R", DistillRecipe, PruneRecipe, QatRecipe)
 
 
 @dataclass(frozen=True)
@@ -102,25 +106,26 @@ class Maker:
 
     def student_recipe(self, trunk: Trunk, rung: int) -> DistillRecipe:
         """Its recipe at its width, with the round's epochs."""
-        found = recipe.load("train", trunk.recipe, DistillRecipe)
-        epochs = f"training.epochs={self.config.epochs(found.training.epochs, rung)}"
-        spec = trunk.detector(found.detector)
-        return msgspec.structs.replace(recipe.load("train", trunk.recipe, DistillRecipe, [epochs]), detector=spec)
+        found = self._recipe(trunk.recipe, DistillRecipe, rung)
+        return msgspec.structs.replace(found, detector=trunk.detector(found.detector))
 
     def prune_recipe(self, keep: float, rung: int) -> PruneRecipe:
         """The recipe that prunes to `keep`, with the round's epochs after each step."""
-        epochs = self.config.epochs(recipe.load("train", self.config.prune, PruneRecipe).training.epochs, rung)
-        return recipe.load("train", self.config.prune, PruneRecipe, [f"keep={keep}", f"training.epochs={epochs}"])
+        return self._recipe(self.config.prune, PruneRecipe, rung, f"keep={keep}")
 
     def qat_recipe(self, rung: int) -> QatRecipe:
         """The recipe that trains rounding, with the round's epochs."""
-        epochs = self.config.epochs(recipe.load("train", self.config.qat, QatRecipe).training.epochs, rung)
-        return recipe.load("train", self.config.qat, QatRecipe, [f"training.epochs={epochs}"])
+        return self._recipe(self.config.qat, QatRecipe, rung)
 
     def paths(self, trunk: Trunk, rung: int, candidates: Sequence[Candidate]) -> list[Path]:
         """Of everything of a trunk in a round: the student, the checkpoint when it is pruned, the graphs."""
         pruned = [self.checkpoint(trunk, rung)] if trunk.keep < 1 else []
         return [self.student(trunk, rung), *pruned, *(self.path(each, rung) for each in candidates)]
+
+    def _recipe(self, name: str, into: type[R], rung: int, *overrides: str) -> R:
+        """The recipe called `name`, with the round's share of its own epochs."""
+        epochs = self.config.epochs(recipe.load("train", name, into).training.epochs, rung)
+        return recipe.load("train", name, into, [*overrides, f"training.epochs={epochs}"])
 
     def _at(self, trunk: Trunk, rung: int) -> Path:
         return self.folder / f"round{rung}" / trunk.student
