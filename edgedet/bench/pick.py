@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgedet.artifact import Artifact
+from edgedet.artifact import GOLDEN, Artifact
 from edgedet.bench.scenarios import Clock, Comparison, Cycle, Rules, Runner, compare
 from edgedet.bench.statistics import Ratio
 from edgedet.errors import EdgedetError
@@ -93,7 +93,7 @@ def parity(artifact: Artifact, runtime: Runtime) -> float | None:
     Raises:
         ArtifactError: the runtime does not take them.
     """
-    if "golden.npz" not in artifact.manifest.files:
+    if GOLDEN not in artifact.manifest.files:
         return None
     golden = artifact.golden
     if not len(golden.pixels):

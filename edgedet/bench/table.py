@@ -102,7 +102,7 @@ def footnotes(rows: Sequence[BenchRow]) -> list[str]:
     notes = [_where(row) for row in rows if row.kind == "measured"]
     notes += [f"{MARKS[row.kind]} {row.kind}: {row.name} on {row.device.name}: {row.source}" for row in rows if MARKS[row.kind]]
     notes += [f"speed-up: {row.statistic} of {row.speedup.baseline} / {row.statistic}, one run" for row in rows if row.speedup]
-    notes += [_twice(row, rows) for row in rows if _same(row, rows)]
+    notes += [note for row in rows for note in _twice(row, rows)]
     notes += ["last step: speed-up over the artifact before the last compression step" for row in rows if row.bought]
     notes += ["flips: verdicts that differ from the full-precision ancestor's" for row in rows if row.accuracy]
     notes += ["max Δ logit: on golden images, to the logits that the artifact was exported with" for row in rows if row.parity]
@@ -114,21 +114,18 @@ def footnotes(rows: Sequence[BenchRow]) -> list[str]:
     return list(dict.fromkeys([*notes, *_warnings(rows)]))
 
 
-def _same(row: BenchRow, rows: Sequence[BenchRow]) -> BenchRow | None:
-    """The row that `row` repeats: the same artifact on the same runtime, which its speed-up is over."""
-    base = row.speedup.baseline if row.speedup else None
-    alike = (row.digest, row.runtime, row.threads)
-    return next((o for o in rows if base == o.name != row.name and (o.digest, o.runtime, o.threads) == alike), None)
+def _twice(row: BenchRow, rows: Sequence[BenchRow]) -> list[str]:
+    """What an artifact's comparison with itself says of the measurement; nothing where its speed-up is over another one.
 
-
-def _twice(row: BenchRow, rows: Sequence[BenchRow]) -> str:
-    """What an artifact's comparison with itself says of the measurement."""
-    other, ratio = _same(row, rows), row.speedup
-    if other is None or ratio is None:
-        return ""
+    It is the same when artifact, runtime and threads are.
+    """
+    ratio, alike = row.speedup, (row.digest, row.runtime, row.threads)
+    if ratio is None or row.name == ratio.baseline:
+        return []
     holds = ratio.low <= 1 <= ratio.high
     verdict = "holds 1, as it must" if holds else "does not hold 1: nothing smaller than this can be told apart here"
-    return f"{row.name} is {other.name} again: {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] {verdict}"
+    said = f"{row.name} is {ratio.baseline} again: {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] {verdict}"
+    return [said for other in rows if other.name == ratio.baseline and (other.digest, other.runtime, other.threads) == alike]
 
 
 def _harness(rows: Sequence[BenchRow]) -> str:

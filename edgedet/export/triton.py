@@ -14,7 +14,6 @@ and calibration are the client's; what it needs for them is in the parameters. T
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from edgedet import target as targets
 from edgedet.artifact import Artifact
 from edgedet.artifact.draft import check_free
 from edgedet.artifact.manifest import MANIFEST
+from edgedet.data.store import partial
 from edgedet.errors import ArtifactError, EdgedetError, ExportError
 from edgedet.ort import open_session
 
@@ -58,7 +58,7 @@ def write(artifact: Artifact, out: Path) -> Path:
     check_free(out)
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", artifact.path.resolve().name)
     text = config(artifact, name)
-    temporary = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    temporary = partial(out)
     try:
         version = temporary / name / "1"
         version.mkdir(parents=True)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edgedet.artifact import Calibration
 from edgedet.errors import DataError
-from edgedet.metrics.figures import BINS
+from edgedet.metrics.figures import BINS, bins_of
 from edgedet.metrics.samples import Floats, Groups, Sample
 
 
@@ -53,7 +53,7 @@ def reliability(logits: npt.ArrayLike, labels: npt.ArrayLike, calibration: Calib
     """
     sample = _sample(logits, labels, calibration, "reliability")
     real, fake = sample.real[0] / sample.n_real[0] / 2, sample.fake[0] / sample.n_fake[0] / 2
-    place = np.minimum((sample.score * BINS).astype(np.int64), BINS - 1)
+    place = bins_of(sample.score)
     weight = np.asarray(np.bincount(place, real + fake, BINS), dtype=np.float64)
     there = weight > 0
     score = np.bincount(place, (real + fake) * sample.score, BINS)[there] / weight[there]

@@ -74,9 +74,14 @@ def _f1(s: Sample) -> Floats:
     return 2 * s.true_fakes / (s.true_fakes + s.false_fakes + s.n_fake)
 
 
+def bins_of(score: Floats) -> Ints:
+    """The bin of each score, of :data:`BINS` of equal width; the last one has both its ends."""
+    return np.minimum((score * BINS).astype(np.int64), BINS - 1)
+
+
 def _ece(s: Sample) -> Floats:
     """Sum over bins of |share of fakes - sum of scores|, where each class has half of the weight."""
-    in_bin = np.minimum((s.score * BINS).astype(np.int64), BINS - 1)[:, None] == np.arange(BINS)
+    in_bin = bins_of(s.score)[:, None] == np.arange(BINS)
     member, weighted = in_bin.astype(np.float64), in_bin * s.score[:, None]
     fakes = s.fake @ (member - weighted) / s.n_fake[:, None]
     return np.asarray(np.abs(fakes - s.real @ weighted / s.n_real[:, None]).sum(axis=1) / 2)
