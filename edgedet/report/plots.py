@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from edgedet.bench.result import BenchRow
 from edgedet.evaluate.degrade import CLEAN
 from edgedet.metrics import Figure
 from edgedet.report import svg
-from edgedet.report.content import Distribution, Subject, Sweep
+from edgedet.report.content import Curves, Distribution, Subject, Sweep
 from edgedet.report.robustness import LEVELS, UNTOUCHED, families, others
 
 _STYLES = ("-", "--", ":", "-.")
@@ -63,19 +63,17 @@ def heatmap(sweeps: Sequence[Sweep], name: str) -> str | None:
 @svg.styled
 def roc(subjects: Sequence[Subject], name: str) -> str | None:
     """TPR over FPR on a logarithmic axis, where a detector's work is decided, with its operating points."""
-    shown = [subject for subject in subjects if subject.curves]
+    shown = _drawn(subjects)
     if not shown:
         return None
     made, (axes,) = svg.figure(6.4, 4.4)
     least = 1.0
-    for number, subject in enumerate(shown):
-        if subject.curves is None:
-            continue
-        line = _thinned([point for point in subject.curves.roc if point[0] > 0])
+    for number, (artifact, curves) in enumerate(shown):
+        line = _thinned([point for point in curves.roc if point[0] > 0])
         least = min([least, *(fpr for fpr, _ in line)])
         xs, ys = [100 * fpr for fpr, _ in line], [100 * tpr for _, tpr in line]
-        axes.plot(xs, ys, color=svg.colour(number), label=subject.name)
-        for point in subject.curves.points:
+        axes.plot(xs, ys, color=svg.colour(number), label=artifact)
+        for point in curves.points:
             face = svg.colour(number) if point.default else svg.PAPER
             axes.plot(100 * max(point.fpr, least), 100 * point.tpr, svg.marker(number), color=svg.colour(number), mfc=face)
     axes.set(xscale="log", xlabel="reals called fake, % (FPR, log)", ylabel="fakes called fake, % (TPR)", ylim=(None, 100.5))
@@ -86,15 +84,14 @@ def roc(subjects: Sequence[Subject], name: str) -> str | None:
 @svg.styled
 def reliability(subjects: Sequence[Subject], name: str) -> str | None:
     """The share of fakes over the score that promised it; the area of a dot is the share of the images."""
-    shown = [subject for subject in subjects if subject.curves]
+    shown = _drawn(subjects)
     if not shown:
         return None
     made, (axes,) = svg.figure(4.8, 4.4)
     axes.plot([0, 1], [0, 1], color=svg.FAINT, linestyle="--", label="as promised")
-    for number, subject in enumerate(shown):
-        bins = subject.curves.reliability if subject.curves else ()
-        xs, ys, weights = zip(*bins, strict=True)
-        axes.plot(xs, ys, color=svg.colour(number), label=subject.name, linewidth=1)
+    for number, (artifact, curves) in enumerate(shown):
+        xs, ys, weights = zip(*curves.reliability, strict=True)
+        axes.plot(xs, ys, color=svg.colour(number), label=artifact, linewidth=1)
         axes.scatter(xs, ys, [12 + 200 * weight for weight in weights], color=svg.colour(number), marker=svg.marker(number))
     axes.set(xlabel="score", ylabel="share of fakes (classes weigh the same)", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     axes.legend()
@@ -142,6 +139,11 @@ def robustness(sweeps: Sequence[Sweep], name: str) -> str | None:
     handles = [axes[0].plot([], [], color=svg.colour(n), marker=svg.marker(n), label=s.name)[0] for n, s in enumerate(sweeps)]
     made.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
     return svg.inline(made, name, f"balanced accuracy under {len(names) - 1} degradations")
+
+
+def _drawn(subjects: Sequence[Subject]) -> list[tuple[str, Curves]]:
+    """The name and the curves of each artifact that has some."""
+    return [(subject.name, subject.curves) for subject in subjects if subject.curves]
 
 
 def _curve(axes: Any, kind: str, sweep: Sweep, number: int, variants: list[str]) -> None:
@@ -202,8 +204,9 @@ def _bounds(row: BenchRow) -> tuple[float, float, float]:
     return 100 * found.value, 100 * low, 100 * high
 
 
-def _percent(figure: Figure | None, bound: str = "value") -> float:
-    value = None if figure is None else {"value": figure["value"], "low": figure["low"], "high": figure["high"]}[bound]
-    if value is None and figure is not None:
-        value = figure["value"]
+def _percent(figure: Figure | None, bound: Literal["value", "low", "high"] = "value") -> float:
+    """Not a number when it was not measured; the value in place of a bound that it has not."""
+    if figure is None:
+        return math.nan
+    value = figure["value"] if figure[bound] is None else figure[bound]
     return math.nan if value is None else 100 * value

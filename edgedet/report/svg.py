@@ -6,6 +6,7 @@ Figures are drawn in colours that stand for the page's variables and are exchang
 from __future__ import annotations
 
 import functools
+import html
 import io
 import re
 from collections.abc import Callable
@@ -95,8 +96,4 @@ def inline(made: Any, name: str, label: str) -> str:
         text = text.replace(drawn, variable)
     size = re.search(r'width="([\d.]+)pt" height="[\d.]+pt"', text)
     width = float(size[1]) if size else 480.0
-    return text.replace("<svg", f'<svg role="img" aria-label="{_attribute(label)}" style="max-width: {width:.0f}pt"', 1)
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}" style="max-width: {width:.0f}pt"', 1)
