@@ -1,25 +1,10 @@
 import numpy as np
 import pytest
 
-from edgedet import Artifact, Detector, Preprocess
-from edgedet import artifact as artifacts
-from edgedet.artifact import WEIGHTS, DetectorSpec, Manifest
+from edgedet import Detector
 
 torch = pytest.importorskip("torch")
 models = pytest.importorskip("edgedet.models")
-from safetensors.torch import save_file  # noqa: E402  (needs torch)
-
-
-@pytest.fixture
-def checkpoint(tmp_path) -> Artifact:
-    torch.manual_seed(0)
-    spec = DetectorSpec(name="cifake-cnn")
-    with artifacts.writing(tmp_path / "checkpoint") as draft:
-        save_file(models.create(spec).state_dict(), draft.path / WEIGHTS)
-        draft.manifest = Manifest(
-            kind="checkpoint", stage="train", detector=spec, preprocess=Preprocess(height=32, width=32)
-        )
-    return Artifact.load(tmp_path / "checkpoint")
 
 
 def test_a_checkpoint_gives_its_networks_logits(checkpoint):
