@@ -12,7 +12,7 @@ from edgedet import artifact as artifacts
 from edgedet import models
 from edgedet.artifact import Artifact, DetectorSpec, Gate, Manifest
 from edgedet.compress.patches import listener, require_same_places
-from edgedet.compress.teacher import Distillation, ask, require_flips_only
+from edgedet.compress.teacher import Distillation, ask, require_answers
 from edgedet.data.index import Index
 from edgedet.evaluate.assess import inherited
 from edgedet.models.pixels import PixelModel
@@ -27,7 +27,8 @@ class DistillRecipe(Config, frozen=True, kw_only=True):
 
     detector: which network.
     preprocess: changes to the detector's published input, key by key.
-    training: how it is trained; of the augmentations only mirroring, because the teacher was asked about nothing else.
+    training: how it is trained; of the augmentations none that moves pixels, mirroring left to right apart, because the teacher
+        was asked about nothing else. Images may be degraded, recoloured or partly hidden.
     distillation: how much it listens.
     gates: what the artifact and all its descendants must hold, besides the teacher's.
     """
@@ -47,14 +48,14 @@ def run(config: DistillRecipe, parent: Artifact, data: Index, out: Path, *, resu
         DataError: a training image without a label, where not patches alone are learned.
         ModelError: patches are to be learned, and student or teacher has none, or they do not fit.
         ArtifactError: `out` exists, or the teacher is no checkpoint.
-        TrainingError: the augmentation has views that the teacher was not asked about, patches are to be learned of pixels that
-            the teacher does not see, or an unfinished run lies beside `out` and `resume` is not set.
+        TrainingError: the augmentation moves pixels or hides patches that the teacher was asked about, patches are to be
+            learned of pixels that the teacher does not see, or an unfinished run lies beside `out` and `resume` is not set.
         Interrupted: stopped by a signal; `resume` goes on.
     """
     artifacts.check_free(out)
     stage.check_unfinished(out, resume=resume)
     parent.require("checkpoint")
-    require_flips_only(config.training)
+    require_answers(config.training, config.distillation)
     preprocess = stage.adjusted(models.lookup(config.detector.name).preprocess, config.preprocess)
     torch.manual_seed(config.training.seed)
     student = PixelModel(models.create(config.detector), preprocess)

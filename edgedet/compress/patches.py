@@ -7,6 +7,8 @@ student's answer for a patch is the mean of its logits within it (`edgedet.model
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from edgedet.artifact import Artifact
 from edgedet.compress.teacher import Answers, Distillation, Listener
 from edgedet.data.cache import same_pixels
 from edgedet.errors import TrainingError
-from edgedet.models.patches import align, grid_of, pooled
+from edgedet.models.patches import align, grid_of
 from edgedet.models.pixels import PixelModel
 from edgedet.training.config import TrainingConfig
 from edgedet.training.losses import Batch
@@ -41,16 +43,18 @@ class PatchListener(Listener):
         self.maps = answers.patches
         self.alignment = align(grid_of(model.net, name), answers.grid)
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Patches and, where they have a weight, labels, logits and embeddings; a scalar."""
+    def answers_of(self, pixels: Tensor) -> dict[str, Tensor]:
+        """With the logits of its ``patches`` (B, h, w)."""
         assert isinstance(self.model, PixelModel)
-        with self.watched() as seen:
-            found = self.model.outputs(batch.pixels)
+        return self.model.outputs(pixels)
+
+    def heard(self, batch: Batch, found: Mapping[str, Tensor], embeddings: Tensor | None) -> Tensor:
+        """Patches and, where they have a weight, labels, logits and embeddings; a scalar."""
         share = self.distillation.patch_weight
         # Per patch, the student's answer and the teacher's: both (B, h, w).
         loss = share * F.mse_loss(self.alignment.gather(found["patches"].float()), self.theirs(batch, self.maps))
         if share < 1:
-            loss = loss + (1 - share) * self.heard(batch, found["logit"].float(), [pooled(each) for each in seen])
+            loss = loss + (1 - share) * super().heard(batch, found, embeddings)
         return loss
 
 

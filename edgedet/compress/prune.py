@@ -27,7 +27,7 @@ from edgedet.compress.groups import Group as DepGroup
 from edgedet.compress.importance import Importance, Losses, no_losses, scores
 from edgedet.compress.patches import listener, require_same_places
 from edgedet.compress.proof import proven
-from edgedet.compress.teacher import Answers, Distillation, ask, require_flips_only
+from edgedet.compress.teacher import Answers, Distillation, ask, require_answers
 from edgedet.data.dataset import ImageSet
 from edgedet.data.index import Index
 from edgedet.errors import NothingToPrune, RecipeError
@@ -63,7 +63,7 @@ class PruneRecipe(Config, frozen=True, kw_only=True):
         or change of the loss (`taylor`), or are taken at `random`, the control.
     images: how many of the training split ``taylor`` reads.
     max_layer_share: the most that a single layer may lose.
-    training: fine-tuning after each step, with the teacher's answers.
+    training: fine-tuning after each step, with the teacher's answers; augmentation as for ``distill``.
     distillation: how much the fine-tuning listens to the teacher.
     gates: what the artifact and all its descendants must hold, besides the parent's.
     """
@@ -107,7 +107,7 @@ def run(
     artifacts.check_free(out)
     stage.check_unfinished(out, resume=resume)
     parent.require("checkpoint")
-    require_flips_only(config.training)
+    require_answers(config.training, config.distillation)
     if config.cost == "latency" and cost is None:
         raise RecipeError("`cost = \"latency\"` needs the function that measures it: give `cost`, or prune by MACs")
     model, guide, by_patch = models.build(parent), teacher or parent, config.distillation.patch_weight > 0

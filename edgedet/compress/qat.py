@@ -24,7 +24,7 @@ import torch
 from edgedet import artifact as artifacts
 from edgedet.artifact import Artifact, Calibration, Figures, Gate
 from edgedet.compress.graph_module import GraphModule
-from edgedet.compress.teacher import Answers, Distillation, Listener, ask, require_flips_only
+from edgedet.compress.teacher import Answers, Distillation, Listener, ask, require_answers
 from edgedet.data.dataset import ImageSet
 from edgedet.data.index import Index
 from edgedet.errors import ExportError, ParityError
@@ -62,7 +62,8 @@ class QatRecipe(Config, frozen=True, kw_only=True):
     images: of the ranges split that they are found on.
     held_out: more of them, to choose by.
     learn_scales: the scales of activations are trained too.
-    training: mixed precision is off, because float32 holds the sums of integers exactly; BatchNorms are folded.
+    training: mixed precision is off, because float32 holds the sums of integers exactly; BatchNorms are folded. Augmentation as
+        for ``distill``; of two views the predictions are held together.
     distillation: from the parent; there are no embeddings to match.
     gates: what the artifact and all its descendants must hold, besides the parent's.
     """
@@ -110,7 +111,7 @@ def run(
     artifacts.check_free(out)
     stage.check_unfinished(out, resume=resume)
     parent.require("checkpoint")
-    require_flips_only(config.training)
+    require_answers(config.training, config.distillation)
     torch.manual_seed(config.training.seed)
     preprocess = parent.manifest.preprocess
     with group() as processes:

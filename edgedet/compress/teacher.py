@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,14 +29,18 @@ from edgedet.models.patches import PatchGrid, grid_of, pooled
 from edgedet.models.pixels import PixelModel
 from edgedet.recipe import Config
 from edgedet.training.config import TrainingConfig
-from edgedet.training.losses import Batch, Objective, embedding_distance, label_loss, watched
+from edgedet.training.losses import Batch, Objective, embedding_distance, label_loss, view_distance, watched
 
 _BATCH = 256
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Distillation(Config, frozen=True, kw_only=True):
-    """How much a student listens to its teacher.
+    """How much a student listens to its teacher, which was asked about every training image and its mirror image, undegraded.
+
+    What the student sees may be degraded, recoloured or partly hidden (``training.augment``): it is taught what the teacher
+    said of the image itself, since recompressing a photograph must not change what a detector makes of it. With
+    ``training.consistency_weight`` it is taught on both views and held to give them the same answer.
 
     temperature: both logits are divided by it (Hinton, Vinyals, Dean, 2015); the gradient is scaled back by its square.
     logit_weight: share of the teacher's logits in the loss, the rest are labels.
@@ -73,7 +77,10 @@ class Answers:
 
 
 class Listener(Objective):
-    """A student between labels and a teacher whose answers are known for both views of every image.
+    """A student between labels and a teacher whose answers are known for every image and its mirror image.
+
+    With `config.consistency_weight` it hears them for an image and its degraded view alike, and pays for what it makes of the
+    one and not of the other, as :class:`edgedet.training.losses.Consistent` does; of a model without `name` by its predictions.
 
     name: the detector whose classifier's input is matched with the teacher's embedding; None for a model without one, which
         can only listen to logits.
@@ -92,12 +99,12 @@ class Listener(Objective):
         self.answers = answers
         if distillation.patch_weight and not self.hears_patches:
             raise TrainingError("this student has no logits of patches to match: set distillation.patch_weight to 0")
+        self.classifier_name = None if name is None else models.lookup(name).classifier
         # Without a weight there is no gradient, which distribution refuses: then there is no projection.
         self.project: nn.Module | None = None
         if distillation.feature_weight:
             if name is None or not isinstance(model, PixelModel):
                 raise TrainingError("this student has no embedding to match: set distillation.feature_weight to 0")
-            self.classifier_name = models.lookup(name).classifier
             classifier = models.classifier_of(model.net, name)
             self.project = nn.Linear(classifier.in_features, answers.embeddings.shape[2], bias=False)
 
@@ -107,19 +114,29 @@ class Listener(Objective):
         return f" {self.distillation!r} {self.answers.key}"
 
     def loss(self, batch: Batch) -> Tensor:
-        """Labels, logits and embeddings, weighted; a scalar."""
+        """What is heard of it and, with both views, of their difference; a scalar."""
+        consistency = self.config.consistency_weight
+        batch = batch.both() if consistency else batch
         with self.watched() as seen:
-            logits = self.model(batch.pixels)
-        return self.heard(batch, logits.float(), seen)
+            found = self.answers_of(batch.pixels)
+        logits, embeddings = found["logit"].float(), seen[0] if seen else None
+        loss = self.heard(batch, {**found, "logit": logits}, embeddings)
+        return loss + consistency * view_distance(logits, embeddings) if consistency else loss
 
-    def heard(self, batch: Batch, logits: Tensor, seen: Sequence[Tensor]) -> Tensor:
-        """The loss of logits (B,) and, where they are matched, of the embeddings `seen` (B, D); a scalar."""
+    def answers_of(self, pixels: Tensor) -> dict[str, Tensor]:
+        """What the student says of `pixels`, its ``logit`` (B,) and what else is heard of it."""
+        return {"logit": self.model(pixels)}
+
+    def heard(self, batch: Batch, found: Mapping[str, Tensor], embeddings: Tensor | None) -> Tensor:
+        """Labels, logits (B,) of what was `found` and, where they are matched, `embeddings` (B, ..., D), weighted; a scalar."""
+        logits = found["logit"]
         theirs = self.theirs(batch, self.answers.logits)
         loss = (1 - self.distillation.logit_weight) * label_loss(logits, batch.labels, self.config)
         loss = loss + self.distillation.logit_weight * logit_distance(logits, theirs, self.distillation.temperature)
-        if self.project is not None:
+        if self.project is not None and embeddings is not None:
             wanted = self.theirs(batch, self.answers.embeddings)
-            loss = loss + self.distillation.feature_weight * embedding_distance(self.project(seen[0]).float(), wanted)
+            ours = self.project(pooled(embeddings)).float()
+            loss = loss + self.distillation.feature_weight * embedding_distance(ours, wanted)
         return loss
 
     def theirs(self, batch: Batch, answers: npt.NDArray[Any]) -> Tensor:
@@ -128,8 +145,8 @@ class Listener(Objective):
         return torch.from_numpy(answers[positions, views].astype(np.float32)).to(batch.labels.device)
 
     def watched(self) -> AbstractContextManager[list[Tensor]]:
-        """The embeddings (B, D) of the forward passes made inside the block, where they are matched."""
-        if self.project is None:
+        """The embeddings (B, ..., D) of the forward passes made inside the block, where they are matched."""
+        if self.classifier_name is None or (self.project is None and not self.config.consistency_weight):
             return nullcontext([])
         assert isinstance(self.model, PixelModel)
         return watched(self.model.net.get_submodule(self.classifier_name))
@@ -179,16 +196,21 @@ def _load(path: Path, count: int, key: str) -> Answers | None:
     return answers if len(answers.logits) == len(answers.embeddings) == count else None
 
 
-def require_flips_only(config: TrainingConfig) -> None:
-    """Refuse augmentations for which no answer is kept.
+def require_answers(config: TrainingConfig, distillation: Distillation) -> None:
+    """Refuse augmentations of which nobody knows what to teach: what moves pixels, and for patches what hides them.
 
     Raises:
         TrainingError: names the way out.
     """
-    if beyond := config.augment.beyond_flips:
+    if moving := config.augment.moving:
         raise TrainingError(
-            "a teacher's answers are kept for an image and its mirror image only: "
-            f"leave {', '.join(beyond)} out of training.augment"
+            "a teacher's answers are of the pixels where they are, or mirrored left to right: "
+            f"leave {', '.join(moving)} out of training.augment"
+        )
+    if distillation.patch_weight and (hiding := config.augment.hiding):
+        raise TrainingError(
+            "a patch that is hidden says nothing of what the teacher saw in it: "
+            f"leave {', '.join(hiding)} out of training.augment, or set distillation.patch_weight to 0"
         )
 
 

@@ -35,6 +35,17 @@ class Batch:
         degraded = None if self.degraded is None else self.degraded.to(device, non_blocking=True)
         return replace(Batch(*moved), degraded=degraded)
 
+    def both(self) -> Batch:
+        """The images and behind them their degraded views, for one forward pass in which BatchNorm normalises them alike.
+
+        Raises:
+            TrainingError: there are no degraded views.
+        """
+        if self.degraded is None:
+            raise TrainingError("no degraded view to be consistent with: set training.consistency_weight above 0")
+        twice = (tensor.repeat(2) for tensor in (self.labels, self.positions, self.flipped))
+        return Batch(torch.cat([self.pixels, self.degraded]), *twice)
+
 
 class Objective(nn.Module, ABC):
     """A model and its loss in one module, so that gradients are synchronised over everything that is trained."""
@@ -90,24 +101,31 @@ class Consistent(Objective):
         self.classifier = classifier
 
     def loss(self, batch: Batch) -> Tensor:
-        """Both views in one forward pass, so that BatchNorm normalises them alike; a scalar.
+        """Both views in one forward pass; a scalar.
 
         Raises:
             TrainingError: the batch has no degraded view.
         """
-        if batch.degraded is None:
-            raise TrainingError("no degraded view to be consistent with: set training.consistency_weight above 0")
         assert isinstance(self.model, PixelModel)
+        both = batch.both()
         with watched(self.model.net.get_submodule(self.classifier)) as seen:
-            logits = self.model(torch.cat([batch.pixels, batch.degraded])).float()
-        embeddings = seen[0].float().flatten(1)
-        distance = embedding_distance(*embeddings.chunk(2)) + prediction_distance(*logits.chunk(2))
-        return label_loss(logits, batch.labels.repeat(2), self.config) + self.config.consistency_weight * distance
+            logits = self.model(both.pixels).float()
+        distance = view_distance(logits, seen[0])
+        return label_loss(logits, both.labels, self.config) + self.config.consistency_weight * distance
 
 
 def supervised(model: PixelModel, classifier: str, config: TrainingConfig) -> Objective:
     """The objective without a teacher that `config` asks for; `classifier` is the network's last layer."""
     return Consistent(model, classifier, config) if config.consistency_weight else Supervised(model, config)
+
+
+def view_distance(logits: Tensor, embeddings: Tensor | None) -> Tensor:
+    """How far apart a network's answers for two views are, the views of the first half of a batch and of the second; a scalar.
+
+    The distance of their predictions and of their `embeddings` (B, ...); of predictions alone for a network without any.
+    """
+    distance = prediction_distance(*logits.chunk(2))
+    return distance if embeddings is None else distance + embedding_distance(*embeddings.float().flatten(1).chunk(2))
 
 
 def embedding_distance(one: Tensor, other: Tensor) -> Tensor:

@@ -11,7 +11,9 @@ from edgedet.artifact import DetectorSpec, Gate
 from edgedet.compress import distill
 from edgedet.compress.distill import DistillRecipe
 from edgedet.compress.teacher import Distillation
-from edgedet.errors import DataError, GateFailed
+from edgedet.data.augment import Augment
+from edgedet.data.store import cache_root
+from edgedet.errors import DataError, GateFailed, TrainingError
 from edgedet.evaluate.assess import VALIDATION, inherited, require_gates
 from edgedet.training.config import TrainingConfig
 
@@ -38,6 +40,19 @@ def test_the_student_rebuilds_to_the_bit_and_keeps_what_its_teacher_said(student
     np.testing.assert_array_equal(logits, golden.logits)
     np.testing.assert_array_equal(golden.parent_logits, teacher.golden.logits)
     assert golden.images == teacher.golden.images
+
+
+def test_a_student_of_degraded_views_hears_what_was_said_of_the_images_themselves(student, teacher, data, tmp_path):
+    """The answers are those of the student that saw clean images; jpeg and blur moved no pixel."""
+    kept = set((cache_root() / "answers").iterdir())
+    augment = Augment(jpeg=0.5, jpeg_quality=(30, 60), blur=0.3, cutout=4)
+    training = msgspec.structs.replace(RECIPE.training, augment=augment, consistency_weight=0.5)
+    made = distill.run(msgspec.structs.replace(RECIPE, training=training), teacher, data, tmp_path / "student")
+    assert set((cache_root() / "answers").iterdir()) == kept
+    assert made.manifest.config["training"]["consistency_weight"] == 0.5
+    moved = msgspec.structs.replace(training, augment=Augment(jpeg=0.5, zoom=0.1))
+    with pytest.raises(TrainingError, match="leave zoom out of"):
+        distill.run(msgspec.structs.replace(RECIPE, training=moved), teacher, data, tmp_path / "moved")
 
 
 def test_the_lineage_and_the_comparison_name_the_teacher(student, teacher):

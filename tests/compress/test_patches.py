@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -13,6 +14,7 @@ from edgedet.compress import distill
 from edgedet.compress.distill import DistillRecipe
 from edgedet.compress.patches import listener, require_same_places
 from edgedet.compress.teacher import Answers, Distillation, Listener, ask
+from edgedet.data.augment import Augment
 from edgedet.data.index import UNLABELLED, Index
 from edgedet.errors import DataError, ModelError, RecipeError, TrainingError
 from edgedet.models.patches import PatchGrid
@@ -21,7 +23,7 @@ from edgedet.preprocess import Preprocess
 from edgedet.recipe import convert
 from edgedet.training.config import TrainingConfig
 from edgedet.training.journal import METRICS
-from edgedet.training.losses import Batch
+from edgedet.training.losses import Batch, embedding_distance, prediction_distance
 
 NINE = PatchGrid(field=9, stride=8)
 TINY = DetectorSpec(name="ladeda-tiny")
@@ -80,6 +82,19 @@ def test_every_parameter_that_is_trained_has_a_gradient(weights):
     made = hearing(**weights)
     made.train()(batch()).backward()
     assert [name for name, parameter in made.named_parameters() if parameter.grad is None] == []
+
+
+@torch.no_grad()
+def test_both_views_are_taught_the_patches_of_the_image_itself():
+    config = TrainingConfig(consistency_weight=0.5, augment=Augment(jpeg=0.5))
+    apart, given = hearing(patch_weight=1.0).eval(), batch()
+    both = listener(apart.model, "ladeda-tiny", answers(), config, Distillation(patch_weight=1.0)).eval()
+    degraded = given.pixels // 2 + 40
+    expected = (apart(given) + apart(replace(given, pixels=degraded))) / 2
+    embeddings = [apart.model.net.features(apart.model.normalise(view)).flatten(1) for view in (given.pixels, degraded)]
+    logits = [apart.model(view) for view in (given.pixels, degraded)]
+    distance = embedding_distance(*embeddings) + prediction_distance(*logits)
+    torch.testing.assert_close(both(replace(given, degraded=degraded)), expected + 0.5 * distance)
 
 
 def test_patches_alone_read_no_label():

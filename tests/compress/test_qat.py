@@ -13,6 +13,7 @@ from edgedet.compress import qat
 from edgedet.compress.graph_module import GraphModule
 from edgedet.compress.qat import QatRecipe, compare
 from edgedet.compress.teacher import Distillation
+from edgedet.data.augment import Augment
 from edgedet.data.dataset import open_set
 from edgedet.data.index import Index
 from edgedet.errors import ArtifactError, ParityError, TrainingError
@@ -106,6 +107,14 @@ def test_an_interrupted_training_is_resumed_and_never_overwritten(teacher, whole
     made = qat.run(RECIPE, teacher, whole, out, target="cpu-x86", resume=True)
     assert made.manifest.metrics["qat"]["flips"] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["int8"]
+
+
+def test_a_graph_learns_from_degraded_views_of_the_same_answers(teacher, whole, tmp_path):
+    augment = Augment(jpeg=0.5, noise=0.3)
+    training = msgspec.structs.replace(RECIPE.training, epochs=1, augment=augment, consistency_weight=0.5)
+    config = msgspec.structs.replace(RECIPE, training=training)
+    made = qat.run(config, teacher, whole, tmp_path / "int8", target="cpu-x86")
+    assert made.manifest.metrics["qat"]["flips"] == 0
 
 
 def test_only_a_checkpoint_can_be_trained(trained, whole, tmp_path):

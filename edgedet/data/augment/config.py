@@ -18,6 +18,8 @@ from edgedet.recipe import Config
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 DEGRADATIONS = ("blur", "resize", "noise", "webp", "jpeg")
+MOVES = ("vflip", "rot90", "rotation", "zoom", "crop_area", "shift", "margin")
+OCCLUSIONS = ("mask", "cutout")
 _RANGES = {
     "crop_area": (1e-3, 1),
     "crop_ratio": (0.1, 10),
@@ -27,8 +29,6 @@ _RANGES = {
     "webp_quality": (1, 100),
     "jpeg_quality": (1, 100),
 }
-_HOW = {*_RANGES, "mask_patch", "mask_share"} - {"crop_area"}
-"""Keys that change nothing without another."""
 
 
 class Augment(Config, frozen=True, kw_only=True):
@@ -102,16 +102,17 @@ class Augment(Config, frozen=True, kw_only=True):
             raise ValueError("`webp` needs a Pillow that was built with WebP: install a Pillow wheel, or set it to 0")
 
     @property
-    def beyond_flips(self) -> tuple[str, ...]:
-        """The keys by which an image has more views than itself and its mirror image."""
-        plain = Augment()
-        keys = (key for key in self.__struct_fields__ if key != "hflip" and key not in _HOW)
-        return tuple(key for key in keys if getattr(self, key) != getattr(plain, key))
+    def moving(self) -> tuple[str, ...]:
+        """The keys that are set by which pixels come to lie elsewhere, mirroring left to right apart.
+
+        Without them every view of an image is a changed copy of itself or of its mirror image.
+        """
+        return self._set(MOVES)
 
     @property
-    def only_flips(self) -> bool:
-        """Whether an image has only two views, so that a teacher's answers can be computed once."""
-        return not self.beyond_flips
+    def hiding(self) -> tuple[str, ...]:
+        """The keys that are set by which parts of an image are lost."""
+        return self._set(OCCLUSIONS)
 
     @property
     def resamples(self) -> bool:
@@ -122,6 +123,10 @@ class Augment(Config, frozen=True, kw_only=True):
     def degrades(self) -> bool:
         """Whether images are degraded, which is what sets the two of :meth:`views` apart."""
         return any(getattr(self, key) for key in DEGRADATIONS)
+
+    def _set(self, keys: tuple[str, ...]) -> tuple[str, ...]:
+        plain = Augment()
+        return tuple(key for key in keys if getattr(self, key) != getattr(plain, key))
 
     def __call__(
         self, images: Batch, height: int, width: int, rng: np.random.Generator, *, paired: bool = False

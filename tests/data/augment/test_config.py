@@ -6,6 +6,8 @@ import pytest
 from PIL import Image
 
 from edgedet.data.augment import Augment
+from edgedet.data.augment.draws import Draws
+from edgedet.data.augment.geometry import place
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def test_the_seed_decides_everything(images):
 
 def test_flips_alone_give_the_image_or_its_mirror_image(images):
     augment = Augment(hflip=True)
-    assert augment.only_flips
+    assert augment.moving == ()
     out, flipped = apply(augment, images)
     assert 0 < flipped.sum() < 6
     for image, result, mirrored in zip(images, out, flipped, strict=True):
@@ -136,16 +138,20 @@ STRENGTHS = {key: value for key, value in SET.items() if value != getattr(PLAIN,
 
 
 @pytest.mark.parametrize("key", [*STRENGTHS, "rot90", "margin"])
-def test_only_flips_is_not_said_of_more(key):
+def test_a_key_moves_pixels_or_leaves_them_where_they_are(key):
     value = {"rot90": True, "margin": 4}.get(key, STRENGTHS.get(key))
-    augment = Augment(**{key: value})
-    assert augment.beyond_flips == (() if key == "mask_patch" else (key,))
-    assert augment.only_flips == (key == "mask_patch")
+    augment = Augment(hflip=False, **{key: value})
+    stored = np.random.default_rng(0).integers(0, 256, (20, 12 + augment.margin, 12 + augment.margin, 3), dtype=np.uint8)
+    placed, _ = place(stored, 12, 12, augment, Draws(np.random.default_rng(0), 20))
+    moved = not np.array_equal(placed, stored)
+    assert augment.moving == ((key,) if moved else ())
+    assert augment.hiding == ((key,) if key in ("mask", "cutout") else ())
 
 
 @pytest.mark.parametrize("hflip", [False, True])
-def test_ranges_of_what_is_off_are_no_views(hflip):
-    assert Augment(hflip=hflip, jpeg_quality=(10, 20), blur_sigma=(1, 2), mask_share=0.1).only_flips
+def test_ranges_of_what_is_off_move_and_hide_nothing(hflip):
+    augment = Augment(hflip=hflip, crop_ratio=(0.5, 2.0), jpeg_quality=(10, 20), blur_sigma=(1, 2), mask_share=0.1)
+    assert augment.moving == augment.hiding == ()
 
 
 @pytest.mark.parametrize(
