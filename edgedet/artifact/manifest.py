@@ -37,16 +37,21 @@ class DetectorSpec(Config, frozen=True, kw_only=True):
 class Calibration(Config, frozen=True, kw_only=True):
     """From logit to verdict: ``score = sigmoid((logit + bias) / temperature)``; fake when ``score >= threshold``.
 
-    thresholds: by operating point (``half``, ``balanced``, ``fpr1``, ``fpr5``), on the score.
+    thresholds: by operating point (``half``, ``balanced``, ``fpr1``, ``fpr5``, ``worst_tier``), on the score.
     operating_point: the one that a verdict uses when nothing else is asked for.
+    unsure: scores from the first up to the second are neither real nor fake for who would rather abstain; None: not measured.
     fitted_on: the digest of the validation index, None before any fit.
+    views: the conditions under which its images were seen, all together.
+    n: its images.
     """
 
     temperature: float = 1.0
     bias: float = 0.0
     thresholds: dict[str, float] = msgspec.field(default_factory=lambda: {"half": 0.5})
     operating_point: str = "half"
+    unsure: tuple[float, float] | None = None
     fitted_on: str | None = None
+    views: tuple[str, ...] = ()
     n: int = 0
 
     def __post_init__(self) -> None:
@@ -64,6 +69,10 @@ class Calibration(Config, frozen=True, kw_only=True):
     def threshold(self) -> float:
         """The score from which a verdict is fake, at the default operating point."""
         return self.thresholds[self.operating_point]
+
+    def is_unsure(self, score: float) -> bool | None:
+        """Whether a score is in the band `unsure`; None where there is none."""
+        return None if self.unsure is None else self.unsure[0] <= score < self.unsure[1]
 
     def verdict(self, logits: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """True where the verdict is fake."""

@@ -28,7 +28,7 @@ def explain(
     out: Annotated[Path | None, typer.Option("--out", help="A PNG for one image, else a folder for one PNG each.")] = None,
     method: Annotated[str, typer.Option(help="cam, gradcam, rollout, attention, residual or patches.")] = "auto",
     layer: Annotated[str | None, typer.Option(help="Of a checkpoint: the module that Grad-CAM looks at.")] = None,
-    operating_point: Annotated[str | None, typer.Option(help="A threshold: half, balanced, fpr1, fpr5.")] = None,
+    operating_point: Annotated[str | None, typer.Option(help="A threshold: half, balanced, fpr1, fpr5, worst_tier.")] = None,
     threads: Threads = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     json: Json = None,

@@ -37,7 +37,7 @@ def detect(
     artifact: Annotated[Path, typer.Argument(help="The artifact to run.")],
     images: Annotated[list[Path], typer.Argument(help="Images, and folders of images; links to folders are not followed.")],
     json: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write JSON lines; - is stdout.")] = None,
-    operating_point: Annotated[str | None, typer.Option(help="A threshold: half, balanced, fpr1, fpr5.")] = None,
+    operating_point: Annotated[str | None, typer.Option(help="A threshold: half, balanced, fpr1, fpr5, worst_tier.")] = None,
     runtime: Annotated[str, typer.Option(help="The runtime; auto measures and takes the fastest for thousands.")] = "auto",
     threads: Threads = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
@@ -127,7 +127,8 @@ def _writer(json: str | None) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 def _print(record: dict[str, Any]) -> None:
     if not record["error"]:
-        print(f"{record['verdict']:4}  {record['score']:.4f}  margin {record['margin']:+.4f}  {one_line(record['image'])}")
+        unsure = "  unsure" if record["unsure"] else ""
+        print(f"{record['verdict']:4}  {record['score']:.4f}  margin {record['margin']:+.4f}{unsure}  {one_line(record['image'])}")
 
 
 def files_of(paths: list[Path]) -> tuple[list[Path], list[str]]:

@@ -38,16 +38,17 @@ def inherited(parent: Artifact | None, own: tuple[Gate, ...]) -> tuple[Gate, ...
 def assess(draft: Draft, data: Index, *, parent: Artifact | None, extra: Mapping[str, object] | None = None) -> Manifest:
     """Measure the artifact in `draft` on the validation split of `data` and return its manifest with calibration and figures.
 
-    Runs it under every condition that its gates name. A failed gate is written down, not raised: see :func:`require_gates`.
+    Runs it under the conditions that thresholds are fitted on and under every one that its gates name. A failed gate is written down, not raised: see :func:`require_gates`.
 
     Raises:
         DataError: there is no validation split, or the parent was validated on other images.
     """
     preview = draft.preview()
     val = data.split("val")
-    conditions = [degrade.CLEAN, *gates.conditions(preview.manifest.gates)]
+    conditions = list(dict.fromkeys([*thresholds.VIEWS, *gates.conditions(preview.manifest.gates)]))
     raw = slices.evaluate_all(preview, val, conditions, n_boot=0)
-    calibration = thresholds.fit(raw[degrade.CLEAN].logits, val.labels, fitted_on=val.digest)
+    views = {name: raw[name].logits for name in thresholds.VIEWS}
+    calibration = thresholds.fit(views, val.labels, fitted_on=val.digest)
     own = {name: evaluation.recalibrated(calibration) for name, evaluation in raw.items()}
     theirs = parent_evaluations(parent, val, conditions) if parent else None
     # A parent without ancestors is the ancestor, and has just been measured under what it lacked.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,29 +12,34 @@ import numpy.typing as npt
 from edgedet import metrics
 from edgedet.artifact import Calibration
 from edgedet.errors import DataError
+from edgedet.evaluate import degrade, operating
 
 log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 
-HALF, BALANCED, FPR1, FPR5 = "half", "balanced", "fpr1", "fpr5"
-_RATES = {FPR1: 0.01, FPR5: 0.05}
+VIEWS = (degrade.CLEAN, "web", "hard")
+"""What thresholds are fitted on: images as they are, as a platform shows them, and passed on from there."""
+
 _FLATTEST = 1e-3  # the least slope, in units of the logits' spread: below it they carry no information
 
 
 def fit(
-    logits: npt.ArrayLike, labels: npt.ArrayLike, *, fitted_on: str | None, operating_point: str = BALANCED
+    views: Mapping[str, npt.ArrayLike],
+    labels: npt.ArrayLike,
+    *,
+    fitted_on: str | None,
+    operating_point: str = operating.BALANCED,
 ) -> Calibration:
-    """Temperature and bias by class-balanced Platt scaling, and a threshold for each operating point.
+    """Temperature and bias by class-balanced Platt scaling, and thresholds by `edgedet.evaluate.operating`.
 
-    ``half``: 0.5. ``balanced``: most balanced accuracy. ``fpr1``, ``fpr5``: the lowest with at most 1 % or 5 % of the reals
-    called fake; left out when too few reals measure it, see :func:`unmeasured`.
+    All views count alike: a threshold that is fitted on clean images alone is not the one that recompressed ones need.
 
     Source: Platt, Probabilistic outputs for support vector machines, 1999 (with its smoothed targets, so that separable
     logits give a finite temperature); Newton's method.
 
     Args:
-        logits: (N,) as the model gives them.
+        views: by condition the logits (N,) of the same images, as the model gives them.
         labels: (N,) of 0 and 1; both classes.
         fitted_on: the digest of the index that they come from.
         operating_point: the one that verdicts use by default.
@@ -41,16 +47,14 @@ def fit(
     Raises:
         DataError: a class is missing, a logit is not finite, or the default operating point cannot be measured.
     """
-    z, fake = np.asarray(logits, dtype=np.float64), np.asarray(labels) == 1
-    metrics.roc_auc(z, labels)  # refuses what cannot be fitted: shapes, labels, classes, values
-    slope, offset = _platt(z, fake)
+    for logits in views.values():
+        metrics.roc_auc(logits, labels)  # refuses what cannot be fitted: shapes, labels, classes, values
+    logits = {name: np.asarray(each, dtype=np.float64) for name, each in views.items()}
+    fake = np.asarray(labels) == 1
+    slope, offset = _platt(np.concatenate([*logits.values()]), np.tile(fake, len(logits)))
     scale = Calibration(temperature=1 / slope, bias=offset / slope)
-    scores = scale.score(z)
-    thresholds = {HALF: 0.5, BALANCED: _most_balanced(scores, fake)}
-    reasons = unmeasured(labels)
-    for name, rate in _RATES.items():
-        if name not in reasons:
-            thresholds[name] = _at_most(scores[~fake], rate)
+    scores = {name: scale.score(z) for name, z in logits.items()}
+    thresholds, reasons = operating.points(scores, fake)
     if operating_point not in thresholds:
         raise DataError(f"operating point {operating_point!r}: {reasons.get(operating_point, 'there is none of that name')}")
     return Calibration(
@@ -58,19 +62,11 @@ def fit(
         bias=scale.bias,
         thresholds=thresholds,
         operating_point=operating_point,
+        unsure=operating.band(scores, fake),
         fitted_on=fitted_on,
-        n=len(z),
+        views=tuple(views),
+        n=len(fake),
     )
-
-
-def unmeasured(labels: npt.ArrayLike) -> dict[str, str]:
-    """The operating points that this many reals cannot measure, each with the reason."""
-    n_real = int(np.count_nonzero(np.asarray(labels) == 0))
-    return {
-        name: f"not measurable: {n_real:,} real images, {round(metrics.MIN_FALSE_POSITIVES / rate):,} needed"
-        for name, rate in _RATES.items()
-        if not metrics.measurable(rate, n_real)
-    }
 
 
 @dataclass(frozen=True)
@@ -143,27 +139,3 @@ def _newton(x: Floats, targets: Floats, weights: Floats) -> tuple[float, float]:
 
 def _loss(y: Floats, targets: Floats, weights: Floats) -> float:
     return float(np.sum(weights * (np.logaddexp(0, y) - targets * y)))
-
-
-def _most_balanced(scores: Floats, fake: npt.NDArray[np.bool_]) -> float:
-    """The score of most balanced accuracy, in the middle between two images; of equals, the one nearest to 0.5."""
-    distinct, inverse = np.unique(scores, return_inverse=True)
-    reals = np.bincount(inverse[~fake], minlength=len(distinct))
-    fakes = np.bincount(inverse[fake], minlength=len(distinct))
-    middles = (distinct[1:] + distinct[:-1]) / 2
-    edges = np.concatenate([[distinct[0] / 2], middles, [(1 + distinct[-1]) / 2]])
-    below = np.concatenate([[0], np.cumsum(reals)]) / reals.sum()
-    above = 1 - np.concatenate([[0], np.cumsum(fakes)]) / fakes.sum()
-    quality = below + above
-    best = edges[quality >= quality.max() - 1e-12]
-    return float(best[np.argmin(np.abs(best - 0.5))])
-
-
-def _at_most(reals: Floats, rate: float) -> float:
-    """The lowest threshold at which no more than `rate` of the reals' scores are called fake."""
-    ordered = np.sort(reals)[::-1]
-    allowed = int(rate * len(ordered) + 1e-9)
-    first_kept = ordered[allowed]  # this real must stay real
-    higher = ordered[ordered > first_kept]
-    middle = (first_kept + (higher[-1] if higher.size else 1.0)) / 2
-    return float(max(middle, np.nextafter(first_kept, np.inf)))

@@ -42,6 +42,7 @@ class Prediction:
     """What a detector says of one image. Everything but `threshold` and `error` is None when the image cannot be read.
 
     score: probability of fake, calibrated; verdict: fake when ``score >= threshold``; margin: ``score - threshold``.
+    unsure: the score is in the band where a detector had better abstain; None also where too few images measured that band.
     """
 
     score: float | None
@@ -49,6 +50,7 @@ class Prediction:
     verdict: Literal["fake", "real"] | None
     margin: float | None
     threshold: float
+    unsure: bool | None = None
     error: str | None = None
 
 
@@ -202,10 +204,11 @@ def predictions(artifact: Artifact, logits: npt.NDArray[np.float32], threshold: 
     Raises:
         ArtifactError: a logit is not finite.
     """
-    scores = artifact.manifest.calibration.score(_finite(artifact, logits))
+    calibration = artifact.manifest.calibration
+    scores = calibration.score(_finite(artifact, logits))
     for logit, score in zip(logits.tolist(), scores.tolist(), strict=True):
         verdict: Literal["fake", "real"] = "fake" if score >= threshold else "real"
-        yield Prediction(score, logit, verdict, score - threshold, threshold)
+        yield Prediction(score, logit, verdict, score - threshold, threshold, calibration.is_unsure(score))
 
 
 def _finite(artifact: Artifact, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -58,6 +58,7 @@ class Answer(BaseModel):
     verdict: Literal["fake", "real"] = Field(description="fake when the score reaches the threshold")
     margin: float = Field(description="score less threshold")
     threshold: float
+    unsure: bool | None = Field(None, description="whether to abstain; null where too few images measured the band")
     logit: float
     artifact: str = Field(description="digest of the artifact that answered")
     map: list[list[float]] | None = Field(None, description="heat-map, rows of columns, when asked for and the graph has one")
@@ -118,7 +119,7 @@ def create_app(detector: Detector, config: ServeConfig = ServeConfig()) -> FastA
     @app.post("/v1/detect", responses=_PROBLEMS)
     async def detect(
         request: Request,
-        operating_point: Annotated[str | None, Query(description="half, balanced, fpr1, fpr5")] = None,
+        operating_point: Annotated[str | None, Query(description="half, balanced, fpr1, fpr5, worst_tier")] = None,
         map: Annotated[bool, Query(description="with the heat-map")] = False,
     ) -> Answer:
         """Score one image: the request's body, or the part `image` of a form."""
@@ -225,6 +226,7 @@ class _Service:
             verdict=verdict,
             margin=score - threshold,
             threshold=threshold,
+            unsure=calibration.is_unsure(score),
             logit=logit,
             artifact=self.detector.artifact.digest,
             map=_map_of(outputs) if with_map else None,

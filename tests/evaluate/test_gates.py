@@ -211,7 +211,7 @@ def test_an_evaluation_table_marks_the_worst_generator_and_the_majority():
 def test_a_drift_table_shows_both_thresholds():
     index = make_index(300, gan=300)
     logits = good_logits(index)
-    fitted = thresholds.fit(logits, index.labels, fitted_on=None)
+    fitted = thresholds.fit({"clean": logits}, index.labels, fitted_on=None)
     text = rendered(tables.drift_table(thresholds.drift(CALIBRATION, fitted, logits, index.labels)))
     assert "TNR % refitted" in text
     assert f"{thresholds.cut(fitted, 'half'):.3f}" in text

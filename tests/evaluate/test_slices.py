@@ -71,7 +71,7 @@ def test_conditions_are_evaluated_with_a_model_loaded_once(artifact, make_index)
 def test_another_calibration_needs_no_second_run(artifact, make_index):
     index = make_index(20)
     found = evaluate(artifact, index, n_boot=10)
-    fitted = thresholds.fit(found.logits, index.labels, fitted_on=index.digest)
+    fitted = thresholds.fit({"clean": found.logits}, index.labels, fitted_on=index.digest)
     again = found.recalibrated(fitted, n_boot=10)
     assert np.array_equal(again.logits, found.logits)
     assert again.overall["balanced_accuracy"]["value"] >= found.overall["balanced_accuracy"]["value"]
