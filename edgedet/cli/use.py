@@ -127,8 +127,8 @@ def _writer(json: str | None) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 def _print(record: dict[str, Any]) -> None:
     if not record["error"]:
-        unsure = "  unsure" if record["unsure"] else ""
-        print(f"{record['verdict']:4}  {record['score']:.4f}  margin {record['margin']:+.4f}{unsure}  {one_line(record['image'])}")
+        margin = f"margin {record['margin']:+.4f}" + ("  unsure" if record["unsure"] else "")
+        print(f"{record['verdict']:4}  {record['score']:.4f}  {margin}  {one_line(record['image'])}")
 
 
 def files_of(paths: list[Path]) -> tuple[list[Path], list[str]]:

@@ -38,7 +38,8 @@ def inherited(parent: Artifact | None, own: tuple[Gate, ...]) -> tuple[Gate, ...
 def assess(draft: Draft, data: Index, *, parent: Artifact | None, extra: Mapping[str, object] | None = None) -> Manifest:
     """Measure the artifact in `draft` on the validation split of `data` and return its manifest with calibration and figures.
 
-    Runs it under the conditions that thresholds are fitted on and under every one that its gates name. A failed gate is written down, not raised: see :func:`require_gates`.
+    Runs it under the conditions that thresholds are fitted on and every one that its gates name. A failed gate is
+    written down, not raised: see :func:`require_gates`.
 
     Raises:
         DataError: there is no validation split, or the parent was validated on other images.

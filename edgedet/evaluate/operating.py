@@ -45,7 +45,7 @@ def points(scores: Mapping[str, Floats], fake: Mask) -> tuple[dict[str, float], 
 
 
 def band(scores: Mapping[str, Floats], fake: Mask) -> tuple[float, float] | None:
-    """(low, high): below `low` lies at most 1 % of the fakes, from `high` on at most 1 % of the reals; 5 % where images are few.
+    """(low, high): at most 1 % of the fakes lie below `low`, and of the reals from `high` on; 5 % where images are few.
 
     Between them a detector had better say nothing. Where the classes lie further apart than that, both are the balanced
     threshold; None when too few images measure even 5 %.

@@ -47,8 +47,8 @@ def fit(
     Raises:
         DataError: a class is missing, a logit is not finite, or the default operating point cannot be measured.
     """
-    for logits in views.values():
-        metrics.roc_auc(logits, labels)  # refuses what cannot be fitted: shapes, labels, classes, values
+    for each in views.values():
+        metrics.roc_auc(each, labels)  # refuses what cannot be fitted: shapes, labels, classes, values
     logits = {name: np.asarray(each, dtype=np.float64) for name, each in views.items()}
     fake = np.asarray(labels) == 1
     slope, offset = _platt(np.concatenate([*logits.values()]), np.tile(fake, len(logits)))
