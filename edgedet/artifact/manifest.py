@@ -168,7 +168,10 @@ class Ancestor(Config, frozen=True, kw_only=True):
 
 
 class Manifest(Config, frozen=True, kw_only=True):
-    """Everything that is known of an artifact; ``manifest.json``."""
+    """Everything that is known of an artifact; ``manifest.json``.
+
+    teachers: whose answers it learned besides those of its parent; with none of them it is compared.
+    """
 
     schema: int = SCHEMA
     kind: Kind
@@ -184,6 +187,7 @@ class Manifest(Config, frozen=True, kw_only=True):
     seed: int | None = None
     config: dict[str, Any] = {}
     lineage: tuple[Ancestor, ...] = ()
+    teachers: tuple[Ancestor, ...] = ()
     graphs: tuple[Graph, ...] = ()
     tools: dict[str, str] = {}
     files: dict[str, str] = {}

@@ -46,7 +46,7 @@ def train(
 
 def distill(
     name: Recipe,
-    teacher: Annotated[Path, typer.Option("--teacher", help="The checkpoint to learn from.")],
+    teacher: Annotated[list[Path], typer.Option("--teacher", help="The checkpoint to learn from; several: their mean.")],
     out: Out,
     overrides: Overrides = None,
     data: Data = None,
@@ -58,7 +58,8 @@ def distill(
     from edgedet.compress.distill import DistillRecipe, run
 
     config = _recipe("distill", name, DistillRecipe, overrides)
-    report_stage(run(config, Artifact.load(teacher), data_of(data), out, resume=resume), json)
+    first, *others = _loaded(teacher)
+    report_stage(run(config, first, data_of(data), out, others=others, resume=resume), json)
 
 
 def prune(
@@ -66,7 +67,7 @@ def prune(
     parent: From,
     out: Out,
     overrides: Overrides = None,
-    teacher: Annotated[Path | None, typer.Option("--teacher", help="Who teaches between steps; else the parent.")] = None,
+    teacher: Annotated[list[Path] | None, typer.Option("--teacher", help="Who teaches between steps; else the parent.")] = None,
     data: Data = None,
     resume: Resume = False,
     json: Json = None,
@@ -77,9 +78,8 @@ def prune(
     from edgedet.compress.prune import PruneRecipe, run
 
     config = _recipe("prune", name, PruneRecipe, overrides)
-    guide = Artifact.load(teacher) if teacher else None
     cost = latency if config.cost == "latency" else None
-    made = run(config, Artifact.load(parent), data_of(data), out, teacher=guide, cost=cost, resume=resume)
+    made = run(config, Artifact.load(parent), data_of(data), out, teachers=_loaded(teacher), cost=cost, resume=resume)
     report_stage(made, json)
 
 
@@ -89,7 +89,7 @@ def qat(
     out: Out,
     overrides: Overrides = None,
     target: TargetName = "host",
-    teacher: Annotated[Path | None, typer.Option("--teacher", help="Whose answers it learns; else the parent's.")] = None,
+    teacher: Annotated[list[Path] | None, typer.Option("--teacher", help="Whose answers it learns; else the parent's.")] = None,
     data: Data = None,
     resume: Resume = False,
     json: Json = None,
@@ -99,8 +99,7 @@ def qat(
     from edgedet.compress.qat import QatRecipe, run
 
     config = _recipe("qat", name, QatRecipe, overrides)
-    guide = Artifact.load(teacher) if teacher else None
-    made = run(config, Artifact.load(parent), data_of(data), out, target=target, teacher=guide, resume=resume)
+    made = run(config, Artifact.load(parent), data_of(data), out, target=target, teachers=_loaded(teacher), resume=resume)
     report_stage(made, json)
 
 
@@ -156,6 +155,10 @@ def export(
     options = ("--from", artifact, "--target", config.target, "--data", data, "--out", f"{out}-qat")
     with _naming_qat(config.precision, options):
         report_stage(run(config, Artifact.load(artifact), index, out), json)
+
+
+def _loaded(paths: Sequence[Path] | None) -> list[Artifact]:
+    return [Artifact.load(path) for path in paths or ()]
 
 
 def _triton(artifact: Artifact, out: Path, json: str | None) -> None:

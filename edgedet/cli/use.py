@@ -195,6 +195,7 @@ def show_artifact(
         ("seed", str(manifest.seed)),
         ("files", ", ".join(sorted(manifest.files))),
         ("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())),
+        *(("other teacher", f"{each.name} ({each.stage}, {each.digest[:16]})") for each in manifest.teachers),
         *(("note", note) for note in manifest.notes),
         *(("gate", gate["text"]) for gate in manifest.metrics.get("gates", ())),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,9 +11,10 @@ import torch
 
 from edgedet import artifact as artifacts
 from edgedet import models
-from edgedet.artifact import Artifact, DetectorSpec, Gate, Manifest
+from edgedet.artifact import Ancestor, Artifact, DetectorSpec, Gate, Manifest
+from edgedet.compress.distillation import Distillation, require_answers
+from edgedet.compress.ensemble import besides, consult, require_ensemble
 from edgedet.compress.patches import listener, require_same_places
-from edgedet.compress.teacher import Distillation, ask, require_answers
 from edgedet.data.index import Index
 from edgedet.evaluate.assess import inherited
 from edgedet.models.pixels import PixelModel
@@ -41,45 +43,57 @@ class DistillRecipe(Config, frozen=True, kw_only=True):
     gates: tuple[Gate, ...] = ()
 
 
-def run(config: DistillRecipe, parent: Artifact, data: Index, out: Path, *, resume: bool = False) -> Artifact:
+def run(
+    config: DistillRecipe,
+    parent: Artifact,
+    data: Index,
+    out: Path,
+    *,
+    others: Sequence[Artifact] = (),
+    resume: bool = False,
+) -> Artifact:
     """Train a student on the labels and on the logits and embeddings of the teacher `parent`, or on its patches.
+
+    others: more teachers, whose logits are averaged with the parent's. What the student is compared with is the parent.
 
     Raises:
         DataError: a training image without a label, where not patches alone are learned.
         ModelError: patches are to be learned, and student or teacher has none, or they do not fit.
-        ArtifactError: `out` exists, or the teacher is no checkpoint.
+        ArtifactError: `out` exists, or a teacher is no checkpoint.
         TrainingError: the augmentation moves pixels or hides patches that the teacher was asked about, patches are to be
-            learned of pixels that the teacher does not see, or an unfinished run lies beside `out` and `resume` is not set.
+            learned of pixels that the teacher does not see, a teacher is given twice, or an unfinished run lies beside `out`
+            and `resume` is not set.
         Interrupted: stopped by a signal; `resume` goes on.
     """
     artifacts.check_free(out)
     stage.check_unfinished(out, resume=resume)
-    parent.require("checkpoint")
+    teachers = (parent, *others)
+    require_ensemble(teachers, config.distillation)
     require_answers(config.training, config.distillation)
     preprocess = stage.adjusted(models.lookup(config.detector.name).preprocess, config.preprocess)
     torch.manual_seed(config.training.seed)
     student = PixelModel(models.create(config.detector), preprocess)
-    by_patch = config.distillation.patch_weight > 0
-    if by_patch:
-        require_same_places(parent, student, config.detector.name)
+    if config.distillation.patch_weight:
+        for teacher in teachers:
+            require_same_places(teacher, student, config.detector.name)
     train = data.split("train")
     if config.distillation.patch_weight < 1:
         _ = train.labels  # an image without one is refused before an hour is spent on asking
     with group() as processes:
-        answers = processes.leader_first(lambda: ask(parent, train, amp=config.training.amp, patches=by_patch))
+        answers = processes.leader_first(lambda: consult(teachers, train, config.distillation, amp=config.training.amp))
         sets = stage.open_sets(data, preprocess, config.training, processes)
         objective = listener(student, config.detector.name, answers, config.training, config.distillation)
         subject = stage.subject_of(config.detector, preprocess)
         result = stage.train(objective, config.training, sets, out, processes, resume=resume, title="distill", subject=subject)
         if processes.leads:
             extra = {"best_epoch": result.best_epoch}
-            manifest = _manifest(config, parent, student)
+            manifest = _manifest(config, parent, besides(parent, others), student)
             stage.write(out, stage.Written(manifest, student, parent.golden.images, parent, extra), data)
         processes.barrier()
     return Artifact.load(out)
 
 
-def _manifest(config: DistillRecipe, teacher: Artifact, student: PixelModel) -> Manifest:
+def _manifest(config: DistillRecipe, teacher: Artifact, others: tuple[Ancestor, ...], student: PixelModel) -> Manifest:
     return Manifest(
         kind="checkpoint",
         stage="distill",
@@ -89,5 +103,6 @@ def _manifest(config: DistillRecipe, teacher: Artifact, student: PixelModel) -> 
         seed=config.training.seed,
         config=msgspec.to_builtins(config),
         lineage=teacher.lineage_for_child(),
+        teachers=others,
         tools=artifacts.tool_versions("torch", "torchvision", "timm"),
     )

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from edgedet import models
 from edgedet.artifact import Artifact
-from edgedet.compress.teacher import Answers, Distillation, Listener
+from edgedet.compress.distillation import Distillation
+from edgedet.compress.listener import Listener
+from edgedet.compress.teacher import Answers
 from edgedet.data.cache import same_pixels
 from edgedet.errors import TrainingError
 from edgedet.models.patches import align, grid_of

@@ -7,7 +7,7 @@ pickled module.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,14 +20,16 @@ from torch import Tensor, nn
 
 from edgedet import artifact as artifacts
 from edgedet import models
-from edgedet.artifact import Artifact, Gate, Manifest
+from edgedet.artifact import Ancestor, Artifact, Gate, Manifest
 from edgedet.compress import removal
+from edgedet.compress.distillation import Distillation, require_answers
+from edgedet.compress.ensemble import besides, consult, require_ensemble
 from edgedet.compress.groups import Found, Kind, find
 from edgedet.compress.groups import Group as DepGroup
 from edgedet.compress.importance import Importance, Losses, no_losses, scores
 from edgedet.compress.patches import listener, require_same_places
 from edgedet.compress.proof import proven
-from edgedet.compress.teacher import Answers, Distillation, ask, require_answers
+from edgedet.compress.teacher import Answers
 from edgedet.data.dataset import ImageSet
 from edgedet.data.index import Index
 from edgedet.errors import NothingToPrune, RecipeError
@@ -88,20 +90,21 @@ def run(
     data: Index,
     out: Path,
     *,
-    teacher: Artifact | None = None,
+    teachers: Sequence[Artifact] = (),
     cost: Cost | None = None,
     resume: bool = False,
 ) -> Artifact:
     """Remove channels from the checkpoint `parent` until `keep` of its cost is left, fine-tuning after each step.
 
-    teacher: whose answers the fine-tuning listens to; the parent's when None.
+    teachers: whose answers the fine-tuning listens to, the mean of several; the parent's when there are none.
     cost: replaces MACs, for ``cost = "latency"``.
 
     Raises:
         NothingToPrune: every group is protected; the message lists them and why.
         ArtifactError: `out` exists, or the parent is no checkpoint.
         RecipeError: ``cost = "latency"`` without `cost`.
-        TrainingError: an unfinished run lies beside `out`, and `resume` is not set.
+        TrainingError: the augmentation moves pixels that the teachers were asked about, a teacher is given twice, or an
+            unfinished run lies beside `out` and `resume` is not set.
         Interrupted: stopped by a signal; `resume` goes on.
     """
     artifacts.check_free(out)
@@ -110,16 +113,20 @@ def run(
     require_answers(config.training, config.distillation)
     if config.cost == "latency" and cost is None:
         raise RecipeError("`cost = \"latency\"` needs the function that measures it: give `cost`, or prune by MACs")
-    model, guide, by_patch = models.build(parent), teacher or parent, config.distillation.patch_weight > 0
-    if by_patch:
-        require_same_places(guide, model, parent.manifest.detector.name)
+    model, guides = models.build(parent), tuple(teachers) or (parent,)
+    require_ensemble(guides, config.distillation)
+    if config.distillation.patch_weight:
+        for guide in guides:
+            require_same_places(guide, model, parent.manifest.detector.name)
     with group() as processes:
         work = stage.begin(out, processes, resume=resume)
         job = _Job(
             config=config,
             name=parent.manifest.detector.name,
             measure=cost or macs,
-            answers=processes.leader_first(lambda: ask(guide, data.split("train"), amp=config.training.amp, patches=by_patch)),
+            answers=processes.leader_first(
+                lambda: consult(guides, data.split("train"), config.distillation, amp=config.training.amp)
+            ),
             sets=stage.open_sets(data, model.preprocess, config.training, processes),
             parent=parent.digest,
             work=work,
@@ -136,7 +143,7 @@ def run(
             job.teach(model, step)
         if processes.leads:
             extra = {"cost": {"kind": config.cost, "before": before, "after": job.measure(model)}}
-            manifest = _manifest(config, parent, model, tuple(notes))
+            manifest = _manifest(config, parent, besides(parent, guides), model, tuple(notes))
             stage.write(out, stage.Written(manifest, model, parent.golden.images, parent, extra), data)
         processes.barrier()
     return Artifact.load(out)
@@ -268,7 +275,9 @@ def _losses(images: ImageSet, preprocess: Preprocess, config: PruneRecipe) -> Lo
     return of
 
 
-def _manifest(config: PruneRecipe, parent: Artifact, model: PixelModel, notes: tuple[str, ...]) -> Manifest:
+def _manifest(
+    config: PruneRecipe, parent: Artifact, teachers: tuple[Ancestor, ...], model: PixelModel, notes: tuple[str, ...]
+) -> Manifest:
     return Manifest(
         kind="checkpoint",
         stage="prune",
@@ -280,5 +289,6 @@ def _manifest(config: PruneRecipe, parent: Artifact, model: PixelModel, notes: t
         seed=config.training.seed,
         config=msgspec.to_builtins(config),
         lineage=parent.lineage_for_child(),
+        teachers=teachers,
         tools=artifacts.tool_versions("torch", "torch-pruning", "timm"),
     )

@@ -10,7 +10,7 @@ section 3; scales are learned as by Esser et al., "Learned Step Size Quantizatio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,8 +23,11 @@ import torch
 
 from edgedet import artifact as artifacts
 from edgedet.artifact import Artifact, Calibration, Figures, Gate
+from edgedet.compress.distillation import Distillation, require_answers
+from edgedet.compress.ensemble import besides, consult, require_ensemble
 from edgedet.compress.graph_module import GraphModule
-from edgedet.compress.teacher import Answers, Distillation, Listener, ask, require_answers
+from edgedet.compress.listener import Listener
+from edgedet.compress.teacher import Answers
 from edgedet.data.dataset import ImageSet
 from edgedet.data.index import Index
 from edgedet.errors import ExportError, ParityError
@@ -93,24 +96,27 @@ def run(
     out: Path,
     *,
     target: str = "host",
-    teacher: Artifact | None = None,
+    teachers: Sequence[Artifact] = (),
     resume: bool = False,
 ) -> Artifact:
     """Train the INT8 graph of the checkpoint `parent` for `target`, and write it.
 
-    teacher: whose answers it listens to; the parent's when None.
+    teachers: whose answers it listens to, the mean of several; the parent's when there are none.
 
     Raises:
         ArtifactError: `out` exists, or the parent is no checkpoint.
         ExportError: the target has no INT8, or the graph does not compile for it.
         ParityError: the written graph does not give what was trained.
         QuantizeError: an operator of the graph is not known in training; names it.
-        TrainingError: an unfinished run lies beside `out`, and `resume` is not set.
+        TrainingError: the augmentation moves pixels that the teachers were asked about, a teacher is given twice, or an
+            unfinished run lies beside `out` and `resume` is not set.
         Interrupted: stopped by a signal; `resume` goes on.
     """
     artifacts.check_free(out)
     stage.check_unfinished(out, resume=resume)
     parent.require("checkpoint")
+    guides = tuple(teachers) or (parent,)
+    require_ensemble(guides, config.distillation)
     require_answers(config.training, config.distillation)
     torch.manual_seed(config.training.seed)
     preprocess = parent.manifest.preprocess
@@ -123,7 +129,9 @@ def run(
             weight_bits=made.lowered.weight_bits,
             learn_scales=config.learn_scales,
         )
-        answers: Answers = processes.leader_first(lambda: ask(teacher or parent, data.split("train"), amp=False))
+        answers: Answers = processes.leader_first(
+            lambda: consult(guides, data.split("train"), config.distillation, amp=False)
+        )
         sets = stage.open_sets(data, preprocess, config.training, processes)
         objective = Listener(model, None, answers, config.training, config.distillation)
         subject = f"{parent.digest} {start!r} learn_scales={config.learn_scales}"
@@ -131,7 +139,8 @@ def run(
         if processes.leads:
             extra = {"best_epoch": result.best_epoch}
             trained = _trained(config, made, model.eval(), parent, sets.val, extra)
-            export.write(replace(trained, files=stage.history(out)), parent, data, out)
+            written = replace(trained, files=stage.history(out), teachers=besides(parent, guides))
+            export.write(written, parent, data, out)
             stage.clear(out)
         processes.barrier()
     return Artifact.load(out)

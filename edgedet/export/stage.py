@@ -15,7 +15,7 @@ from PIL import Image
 
 from edgedet import artifact as artifacts
 from edgedet import target as targets
-from edgedet.artifact import GOLDEN, Artifact, Figures, Gate, Golden, Manifest
+from edgedet.artifact import GOLDEN, Ancestor, Artifact, Figures, Gate, Golden, Manifest
 from edgedet.data.index import Index
 from edgedet.data.parallel import usable_cores
 from edgedet.errors import ArtifactError, DataError, ExportError
@@ -92,7 +92,7 @@ class Made:
     """A graph that is proven and then written.
 
     expected: logits (N,) that it must give on its parent's golden inputs, as far as `limits` say.
-    stage, config, figures: for the manifest; files: copied into the artifact.
+    stage, config, teachers, figures: for the manifest; files: copied into the artifact.
     maps: what the graph gives besides in full precision; how like its own are is for the manifest.
     aggregator: behind the graph when that is an encoder of patches; preprocess: when it is not the parent's.
     """
@@ -107,6 +107,7 @@ class Made:
     precision: Precision
     seed: int
     figures: Figures = field(default_factory=dict)
+    teachers: tuple[Ancestor, ...] = ()
     files: tuple[Path, ...] = ()
     maps: Maps = field(default_factory=dict)
     aggregator: onnx.ModelProto | None = None
@@ -343,6 +344,7 @@ def _manifest(made: Made, parent: Artifact, measured: Parity) -> Manifest:
         seed=made.seed,
         config=msgspec.to_builtins(made.config),
         lineage=parent.lineage_for_child(),
+        teachers=made.teachers,
         graphs=made.graphs.described(made.precision, made.target),
         tools=artifacts.tool_versions("onnx", "onnxscript", "torch"),
     )

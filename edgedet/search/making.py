@@ -86,7 +86,7 @@ class Maker:
             trained = self.trunk(trunk, rung)
             config = self.qat_recipe(rung)
             return _timed(
-                out, lambda: qat.run(config, trained, self.data, out, target=self.name, teacher=self.teacher, resume=True)
+                out, lambda: qat.run(config, trained, self.data, out, target=self.name, teachers=(self.teacher,), resume=True)
             )
         trained = self.trunk(trunk, rung)
         exported = ExportConfig(precision=candidate.precision, target=self.name)
@@ -101,7 +101,7 @@ class Maker:
         out, pruning = self.checkpoint(trunk, rung), self.prune_recipe(trunk.keep, rung)
         cost = latency if pruning.cost == "latency" else None
         return _timed(
-            out, lambda: prune.run(pruning, trained, self.data, out, teacher=self.teacher, cost=cost, resume=True)
+            out, lambda: prune.run(pruning, trained, self.data, out, teachers=(self.teacher,), cost=cost, resume=True)
         )
 
     def student_recipe(self, trunk: Trunk, rung: int) -> DistillRecipe:

@@ -44,6 +44,11 @@ def test_the_lineage_runs_through_every_stage(demo):
         (["train", "demo-teacher", "--data", "{tmp}/nothing", "--out", "{new}"], 1, ["nothing: no such file or folder"]),
         (["train", "demo-teacher", "--data", "{tmp}", "--out", "{tmp}"], 1, ["exists already", "another --out"]),
         (["distill", "demo-student", "--teacher", "{tmp}", "--out", "{new}"], 1, ["not an artifact"]),
+        (
+            ["distill", "demo-student", "--teacher", "{pruned}", "--teacher", "{pruned}", "--data", "{data}", "--out", "{new}"],
+            1,
+            ["is given twice as a teacher"],
+        ),
         (["prune", "demo-prune", "--from", "{int8}", "--data", "{data}", "--out", "{new}"], 1, ["expected a checkpoint"]),
         (["export", "{pruned}", "--int8", "--out", "{new}"], 2, ["--data"]),
         (["export", "{pruned}", "--int8", "--fp32", "--out", "{new}"], 2, ["--fp32 and --int8 exclude each other"]),

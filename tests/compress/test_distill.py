@@ -10,7 +10,7 @@ from edgedet import models
 from edgedet.artifact import DetectorSpec, Gate
 from edgedet.compress import distill
 from edgedet.compress.distill import DistillRecipe
-from edgedet.compress.teacher import Distillation
+from edgedet.compress.distillation import Distillation
 from edgedet.data.augment import Augment
 from edgedet.data.store import cache_root
 from edgedet.errors import DataError, GateFailed, TrainingError

@@ -12,8 +12,10 @@ from edgedet import models
 from edgedet.artifact import Artifact, DetectorSpec
 from edgedet.compress import distill
 from edgedet.compress.distill import DistillRecipe
+from edgedet.compress.distillation import Distillation
+from edgedet.compress.listener import Listener
 from edgedet.compress.patches import listener, require_same_places
-from edgedet.compress.teacher import Answers, Distillation, Listener, ask
+from edgedet.compress.teacher import Answers, ask
 from edgedet.data.augment import Augment
 from edgedet.data.index import UNLABELLED, Index
 from edgedet.errors import DataError, ModelError, RecipeError, TrainingError

@@ -10,9 +10,9 @@ from tiny_training import write_images
 
 from edgedet import target as targets
 from edgedet.compress import qat
+from edgedet.compress.distillation import Distillation
 from edgedet.compress.graph_module import GraphModule
 from edgedet.compress.qat import QatRecipe, compare
-from edgedet.compress.teacher import Distillation
 from edgedet.data.augment import Augment
 from edgedet.data.dataset import open_set
 from edgedet.data.index import Index
