@@ -103,6 +103,11 @@ class Entry:
         """
         return self.loaded.runtime
 
+    @property
+    def detector_name(self) -> str:
+        """Of the network that it is."""
+        return self.artifact.manifest.detector.name
+
     def model_only(self) -> Runner:
         """Single-stream: pixels to logits, one image a call."""
         return Cycle(self.runtime.run, self.pixels)

@@ -26,6 +26,17 @@ Amount = Annotated[float, msgspec.Meta(gt=0, lt=1e9)]
 DEVICES = {"rtx-3090": ("NVIDIA GeForce RTX 3090", "rtx3090_timm.csv")}
 """The name on the command line: the device's name, the file of its rows."""
 
+_ARCHITECTURES = {
+    "resnet50": "resnet50",
+    "ram-net": "resnet50",
+    "mobilenetv4-small": "mobilenetv4_conv_small",
+    "efficientnet-lite0": "efficientnet_lite0",
+    "vit-small": "vit_small_patch16_224",
+    "swin-tiny": "swin_tiny_patch4_window7_224",
+    "resnet101": "resnet101",
+}
+"""By detector, the network that a published row of its cost is of: its trunk, with another head."""
+
 
 class SourceRow(Config, frozen=True, kw_only=True):
     """Where rows come from: the software that was measured, how, and the page that says so."""
@@ -68,6 +79,13 @@ class PublishedRow(Config, frozen=True, kw_only=True):
 
 
 R = TypeVar("R", bound=Config)
+
+
+def architecture_of(detector: str) -> str | None:
+    """The timm architecture that a detector's published row is found under; None for networks that nobody else has."""
+    if detector.startswith("timm/"):
+        return detector.removeprefix("timm/")
+    return _ARCHITECTURES.get(detector)
 
 
 def find(architecture: str, img_size: int, *, precision: str = "amp", device: str = "rtx-3090") -> list[PublishedRow]:

@@ -46,14 +46,13 @@ def build(
 
     metrics: by artifact digest, figures that take the place of the manifest's.
     """
-    anchor = next((entry.name for entry in entries if entry.weights == "untrained"), baseline)
     lines: list[BenchRow] = []
     for position, entry in enumerate(entries):
         beside = published.get(entry.name)
         notes = (beside,) if isinstance(beside, str) else ()
         figures = metrics.get(entry.artifact.digest, entry.artifact.manifest.metrics)
         accuracy = accuracy_of(figures) if entry.weights == "trained" else None
-        base = baseline if entry.weights == "trained" else anchor
+        base = baseline if entry.weights == "trained" else _first_of_its_kind(entry, entries)
         lines.append(_with_step(_row(entry, device, measured, base, accuracy, notes), entry, entries, measured))
         later = [published.get(other.name) for other in entries[position + 1 :]]
         if isinstance(beside, PublishedRow) and beside not in later:
@@ -61,9 +60,13 @@ def build(
     return lines
 
 
-def published(
-    entries: Sequence[Entry], device: str | None, architectures: Mapping[str, str]
-) -> dict[str, PublishedRow | str]:
+def _first_of_its_kind(entry: Entry, entries: Sequence[Entry]) -> str:
+    """The first untrained one of the same detector: of a network nobody trained only its own steps are comparable."""
+    same = (e.name for e in entries if e.weights == "untrained" and e.detector_name == entry.detector_name)
+    return next(same, entry.name)
+
+
+def published(entries: Sequence[Entry], device: str | None) -> dict[str, PublishedRow | str]:
     """By entry name: the fastest published row of its architecture at its input size, or why there is none.
 
     Raises:
@@ -74,8 +77,8 @@ def published(
     name = reference.device_name(device)
     found: dict[str, PublishedRow | str] = {}
     for entry in entries:
-        detector, preprocess = entry.artifact.manifest.detector.name, entry.artifact.manifest.preprocess
-        architecture = architectures.get(detector)
+        detector, preprocess = entry.detector_name, entry.artifact.manifest.preprocess
+        architecture = reference.architecture_of(detector)
         if architecture is None:
             found[entry.name] = f"no published row of the {name} for {detector}: it is none of the published architectures"
             continue

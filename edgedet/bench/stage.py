@@ -39,7 +39,6 @@ def run(
     record: Path | None = None,
     keep: Path | None = None,
     reference: str | None = "rtx-3090",
-    architectures: Mapping[str, str] | None = None,
     metrics: Mapping[str, Figures] | None = None,
     seconds: float = 10.0,
     batches: Sequence[int] = BATCHES,
@@ -51,7 +50,7 @@ def run(
 
     Args:
         artifacts: in the order of the table.
-        anchor: marked untrained, and compared among themselves.
+        anchor: marked untrained, and compared with the first of the same detector.
         data: the images that are timed, usually one split; None: the golden images.
         runtime: a name of `edgedet.runtime.base`; ``auto``: the fastest for the artifact, as measured; several: a row each.
         baseline: the folder name of the artifact that speed-ups are over; None: the first.
@@ -59,7 +58,6 @@ def run(
         record: a file of JSON lines that the rows are added to.
         keep: a file for the raw samples, every timed call (`edgedet.bench.samples`).
         reference: the machine whose published rows are shown, a key of `edgedet.bench.reference.DEVICES`; None: no such rows.
-        architectures: the timm architecture that a detector's published row is found under, by detector name.
         metrics: figures by artifact digest, in the form of a manifest's, to show instead of the manifest's own.
         seconds: of the single-stream scenario, per artifact; at least 1,000 runs, when three times as long allows them.
         batches: the sweep of the offline scenario.
@@ -74,7 +72,7 @@ def run(
     names = [entry.name for entry in entries if entry.weights == "trained"] or [entry.name for entry in entries]
     if baseline is not None and baseline not in names:
         raise BenchError(f"no artifact to compare with is called {baseline!r}{nearest(baseline, names)}")
-    published = rows.published(entries, reference, architectures or {})
+    published = rows.published(entries, reference)
     images = entries_of.sample_images(data, entries)
     device, before = probe.device(), probe.cpu_time()
     for entry in entries:

@@ -11,7 +11,6 @@ from rich.console import RenderableType
 
 from edgedet.artifact import Artifact, Figures, Gate
 from edgedet.cli.common import Data, GateFile, Json, data_of, gates_of, show, warn, write_text
-from edgedet.data.index import Index
 from edgedet.errors import BenchError, GateFailed, UsageError
 
 if TYPE_CHECKING:
@@ -117,6 +116,7 @@ def bench(
 ) -> None:
     """Measure latency, throughput, memory and size in one run, and set accuracy and published figures beside them."""
     from edgedet.bench import result, stage, table
+    from edgedet.evaluate import slices
 
     machine = None if reference == "none" else reference
     stage.require_names(runtime or ["auto"], machine)
@@ -129,8 +129,7 @@ def bench(
         runtime=runtime or "auto",
         threads=threads or "best",
         reference=machine,
-        architectures=_architectures(subjects),
-        metrics=_figures(subjects, index) if index and split != "val" else None,
+        metrics=slices.beside_first(subjects, index) if index and split != "val" else None,
         seconds=seconds,
         keep=samples,
     )
@@ -154,26 +153,3 @@ def _anchors() -> Sequence[Artifact]:
         warn(f"no ResNet-50 rows: making them needs {error.name}: pip install 'edgedet[train]', or pass --no-anchor")
         return ()
     return anchors()
-
-
-def _architectures(subjects: Sequence[Artifact]) -> Mapping[str, str]:
-    """Which published architecture each detector is; those of our own have none."""
-    found = {"resnet50": "resnet50", "ram-net": "resnet50"}
-    for subject in subjects:
-        name = subject.manifest.detector.name
-        if name.startswith("timm/"):
-            found[name] = name.removeprefix("timm/")
-    return found
-
-
-def _figures(subjects: Sequence[Artifact], index: Index) -> dict[str, Figures]:
-    """Accuracy on the split that was asked for, and verdict flips against the first, the full-precision ancestor."""
-    from edgedet.evaluate import slices
-
-    evaluations = {subject.digest: slices.evaluate(subject, index) for subject in subjects}
-    first = evaluations[subjects[0].digest]
-    figures = {digest: slices.for_manifest({"clean": own}) for digest, own in evaluations.items()}
-    for digest, own in evaluations.items():
-        if own is not first:
-            figures[digest]["flips_against_ancestor"] = slices.flips(own, first)
-    return figures

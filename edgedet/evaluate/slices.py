@@ -7,7 +7,7 @@ lost cannot hide in the mean.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -179,6 +179,21 @@ def flips(child: Evaluation, parent: Evaluation) -> Figure:
     """
     require_same_images(child, parent)
     return metrics.flip_rate(parent.verdicts, child.verdicts)
+
+
+def beside_first(subjects: Sequence[Artifact], index: Index) -> dict[str, Figures]:
+    """By digest, the figures of each on `index`, in the form of a manifest's, and its verdict flips against the first.
+
+    Raises:
+        DataError: an empty index, or an image that cannot be read.
+    """
+    evaluations = {subject.digest: evaluate(subject, index) for subject in subjects}
+    first = evaluations[subjects[0].digest]
+    figures = {digest: for_manifest({degrade.CLEAN: own}) for digest, own in evaluations.items()}
+    for digest, own in evaluations.items():
+        if own is not first:
+            figures[digest]["flips_against_ancestor"] = flips(own, first)
+    return figures
 
 
 def mcnemar(child: Evaluation, parent: Evaluation) -> Discordant:

@@ -1,7 +1,7 @@
-"""ResNet-50 at 224 pixels, FP32 and INT8: the line that every benchmark carries, beside its published figures.
+"""Networks of random weights for what does not depend on weights, such as latency; their rows say so.
 
-Its weights are untrained: latency does not depend on them, and the rows say so. Made once and kept in the cache folder.
-:func:`untrained` makes such a checkpoint of any detector.
+ResNet-50 at 224 pixels, FP32 and INT8, is the line that every benchmark carries, beside its published figures. Graphs are made
+once and kept in the cache folder. :func:`untrained` makes such a checkpoint of any detector.
 """
 
 from __future__ import annotations
@@ -39,27 +39,37 @@ _ALL_FAKE = Calibration(bias=100.0)  # nor any that rounding should turn
 
 
 def anchors(target: str = "host") -> list[Artifact]:
-    """The FP32 and the INT8 graph for `target`, made now when the cache has none for these versions."""
-    root = cache_root() / "anchor" / _key(target)
+    """The FP32 and the INT8 graph of ResNet-50 for `target`."""
+    return graphs(SPEC, PREPROCESS, target)
+
+
+def graphs(spec: DetectorSpec, preprocess: Preprocess, target: str = "host") -> list[Artifact]:
+    """The FP32 and the INT8 graph of any detector for `target`, made now when the cache has none for these versions.
+
+    Raises:
+        ModelError: no such detector. QuantizeError: nothing of it can be quantized.
+    """
+    root = cache_root() / "anchor" / _key(spec, preprocess, target)
     for precision in ("fp32", "int8"):
-        if not (root / f"resnet50-{precision}").is_dir():
-            _make(root, target)
-    return [Artifact.load(root / f"resnet50-{precision}") for precision in ("fp32", "int8")]
+        if not (root / f"{spec.name}-{precision}").is_dir():
+            _make(root, spec, preprocess, target)
+    return [Artifact.load(root / f"{spec.name}-{precision}") for precision in ("fp32", "int8")]
 
 
-def _key(target: str) -> str:
-    parts = [tool_versions("torch", "timm", "onnx"), msgspec.to_builtins(targets.resolve(target))]
+def _key(spec: DetectorSpec, preprocess: Preprocess, target: str) -> str:
+    what = [msgspec.to_builtins(each) for each in (spec, preprocess, targets.resolve(target))]
+    parts = [tool_versions("torch", "timm", "onnx"), *what]
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()[:16]
 
 
-def _make(root: Path, target: str) -> None:
+def _make(root: Path, spec: DetectorSpec, preprocess: Preprocess, target: str) -> None:
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as folder:
-        checkpoint = untrained(Path(folder) / "checkpoint", SPEC, PREPROCESS)
+        checkpoint = untrained(Path(folder) / "checkpoint", spec, preprocess)
         data = as_ranges(Path(folder))
         wanted: list[tuple[Precision, ParityGate | None, Index | None]] = [("fp32", None, None), ("int8", _ANY, data)]
         for precision, parity, index in wanted:
-            out = root / f"resnet50-{precision}"
+            out = root / f"{spec.name}-{precision}"
             if not out.is_dir():
                 config = ExportConfig(precision=precision, target=target, parity=parity, gates=())
                 run(config, checkpoint, index, out, assessed=False)

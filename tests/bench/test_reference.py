@@ -76,3 +76,14 @@ def test_other_columns_are_refused(tmp_path):
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(BenchError, match=r"none\.csv: published figures cannot be read"):
         reference.read(tmp_path / "none.csv", tmp_path / "none.csv", device="A Card")
+
+
+def test_every_detector_with_a_published_trunk_is_found():
+    from edgedet.models import DETECTORS
+
+    for detector, architecture in reference._ARCHITECTURES.items():
+        assert detector in DETECTORS
+        assert reference.architecture_of(detector) == architecture
+        assert reference.find(architecture, 224), architecture
+    assert reference.architecture_of("timm/resnet18") == "resnet18"
+    assert reference.architecture_of("npr") is None

@@ -5,7 +5,7 @@ from PIL import Image
 
 from edgedet import artifact as artifacts
 from edgedet.artifact import Artifact, DetectorSpec, Golden, Graph, Manifest
-from edgedet.bench import entry, result, samples, stage, table
+from edgedet.bench import entry, reference, result, samples, stage, table
 from edgedet.data.index import Index, Row
 from edgedet.errors import BenchError
 from edgedet.preprocess import Preprocess
@@ -79,9 +79,10 @@ def test_artifacts_are_measured_side_by_side_and_recorded(make_onnx_artifact, ru
 
 def test_published_rows_stand_beside_the_anchor(make_onnx_artifact, run, monkeypatch):
     monkeypatch.setattr(stage, "_memory", lambda entry: None)  # measured above; a process each
+    monkeypatch.setitem(reference._ARCHITECTURES, "tiny", "resnet50")
     square = Preprocess(height=224, width=224)
     anchor = [make_onnx_artifact(name, bias=bias, preprocess=square) for name, bias in (("fp32", 0), ("int8", 1))]
-    rows = run([make_onnx_artifact("mine")], anchor=anchor, architectures={"tiny": "resnet50"}, batches=(1,))
+    rows = run([make_onnx_artifact("mine")], anchor=anchor, batches=(1,))
     assert [(row.name, row.kind, row.weights) for row in rows] == [
         ("mine", "measured", "trained"),
         ("fp32", "measured", "untrained"),
