@@ -7,6 +7,7 @@ pickled module.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from edgedet import artifact as artifacts
 from edgedet import models
 from edgedet.artifact import Ancestor, Artifact, Gate, Manifest
 from edgedet.compress import removal
+from edgedet.compress.cost import latency
 from edgedet.compress.distillation import Distillation, require_answers
 from edgedet.compress.ensemble import besides, consult, require_ensemble
 from edgedet.compress.groups import Found, Kind, find
@@ -60,6 +62,8 @@ class PruneRecipe(Config, frozen=True, kw_only=True):
         embedding, which all blocks of a transformer share; each loses the same share.
     cost: multiply-accumulates, or the latency that is measured on this machine.
     steps: remove a part, fine-tune, again.
+    min_gain: the least share of the measured latency that a step must take off; a step that takes less is undone, and is the
+        last. 0 to measure nothing. Kernels work on blocks of channels: work that goes need not be time that goes.
     round_to: widths that are cut become multiples of it; INT8 kernels pad others.
     importance: the units that go first have the least `magnitude` of weights, BatchNorm scale (`bn-scale`, Network Slimming)
         or change of the loss (`taylor`), or are taken at `random`, the control.
@@ -75,6 +79,7 @@ class PruneRecipe(Config, frozen=True, kw_only=True):
     cost: Literal["macs", "latency"] = "macs"
     dims: tuple[Kind, ...] = ("channels", "mlp", "heads")
     steps: Positive = 2
+    min_gain: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     round_to: Positive = 8
     importance: Importance = "magnitude"
     images: Positive = 256
@@ -92,15 +97,16 @@ def run(
     *,
     teachers: Sequence[Artifact] = (),
     cost: Cost | None = None,
+    clock: Cost = latency,
     resume: bool = False,
 ) -> Artifact:
     """Remove channels from the checkpoint `parent` until `keep` of its cost is left, fine-tuning after each step.
 
     teachers: whose answers the fine-tuning listens to, the mean of several; the parent's when there are none.
-    cost: replaces MACs, for ``cost = "latency"``.
+    cost: replaces MACs, for ``cost = "latency"``. clock: what `min_gain` measures, in milliseconds.
 
     Raises:
-        NothingToPrune: every group is protected; the message lists them and why.
+        NothingToPrune: every group is protected; the message lists them and why. Or the first step does not pay.
         ArtifactError: `out` exists, or the parent is no checkpoint.
         RecipeError: ``cost = "latency"`` without `cost`.
         TrainingError: the augmentation moves pixels that the teachers were asked about, a teacher is given twice, or an
@@ -124,6 +130,7 @@ def run(
             config=config,
             name=parent.manifest.detector.name,
             measure=cost or macs,
+            clock=clock,
             answers=processes.leader_first(
                 lambda: consult(guides, data.split("train"), config.distillation, amp=config.training.amp)
             ),
@@ -137,8 +144,16 @@ def run(
         notes: list[str] = []
         for step in range(config.steps):
             left = 1 - (1 - config.keep) * (step + 1) / config.steps
-            reasons = job.prune(model, before * left, step)
-            notes = notes or [f"{name}: not pruned: {why}" for name, why in reasons.items()]
+            whole = copy.deepcopy(model)
+            done = job.prune(model, before * left, step)
+            notes = notes or [f"{name}: not pruned: {why}" for name, why in done.reasons.items()]
+            if done.gain is not None and done.gain < config.min_gain:
+                took = f"it took {done.gain:.1%} off the latency, not {config.min_gain:.1%}"
+                if step == 0:
+                    raise NothingToPrune(f"pruning does not pay here: {took}; remove more a step, or lower min_gain")
+                notes.append(f"step {step + 1}: undone, and the last: {took}")
+                model = whole
+                break
             notes.append(f"step {step + 1}: {job.measure(model) / before:.3f} of the parent's {config.cost} left")
             job.teach(model, step)
         if processes.leads:
@@ -192,11 +207,15 @@ def narrow(
 
 
 class _Kept(msgspec.Struct):
-    """Of the weights beside it: their widths, what was left alone and why, and the settings that pruned them."""
+    """Of the weights beside it: their widths, what was left alone and why, and the settings that pruned them.
+
+    gain: the share of the latency that they took off, where that was measured.
+    """
 
     widths: structure.Structure = {}
     reasons: dict[str, str] = {}
     settings: str = ""
+    gain: float | None = None
 
 
 @dataclass(frozen=True)
@@ -206,6 +225,7 @@ class _Job:
     config: PruneRecipe
     name: str
     measure: Cost
+    clock: Cost
     answers: Answers
     sets: stage.Sets
     parent: str
@@ -218,8 +238,8 @@ class _Job:
         """What decides what is pruned: an interrupted run is taken up only where it is the same."""
         return f"{self.config!r} {self.parent} {self.answers.key}"
 
-    def prune(self, model: PixelModel, target: float, step: int) -> dict[str, str]:
-        """Prune to `target`, or take up what an interrupted run had pruned at this step; gives what was left alone, and why.
+    def prune(self, model: PixelModel, target: float, step: int) -> _Kept:
+        """Prune to `target`, or take up what an interrupted run had pruned at this step; gives what that did.
 
         The leading process decides, and all take it up: a time or a gradient is not the same to the bit in each.
 
@@ -230,8 +250,9 @@ class _Job:
         if self.processes.leads and not (self.resume and kept.is_file()):
             torch.manual_seed(self.config.training.seed + step)
             losses = _losses(self.sets.train, model.preprocess, self.config)
+            took = self.clock(model) if self.config.min_gain else None
             reasons = narrow(model.eval(), self.name, self.config, lambda candidate: self.measure(candidate) <= target, losses)
-            self.keep(model, kept, reasons)
+            self.keep(model, kept, reasons, None if took is None else 1 - self.clock(model) / took)
         self.processes.barrier()
         before = msgspec.json.decode(kept.with_suffix(".json").read_bytes(), type=_Kept)
         if before.settings != self.settings:
@@ -239,12 +260,13 @@ class _Job:
         structure.apply(model.net, before.widths)
         model.net.load_state_dict(load_file(kept))
         self.processes.barrier()
-        return before.reasons
+        return before
 
-    def keep(self, model: PixelModel, path: Path, reasons: dict[str, str]) -> None:
+    def keep(self, model: PixelModel, path: Path, reasons: dict[str, str], gain: float | None) -> None:
         """Structure first, then the weights in one step: where there are weights, both are whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".json").write_bytes(msgspec.json.encode(_Kept(structure.describe(model.net), reasons, self.settings)))
+        kept = _Kept(structure.describe(model.net), reasons, self.settings, gain)
+        path.with_suffix(".json").write_bytes(msgspec.json.encode(kept))
         temporary = path.with_suffix(".partial")
         stage.save_state(model, temporary)
         temporary.replace(path)

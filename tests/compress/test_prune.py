@@ -98,6 +98,25 @@ def test_any_cost_can_be_the_target(teacher, data, tmp_path):
     assert parameters(models.build(made)) <= 0.6 * parameters(models.build(teacher))
 
 
+def test_pruning_ends_before_the_step_that_takes_nothing_off_the_latency(pruned, teacher, data, tmp_path):
+    times = iter([10.0, 8.0, 8.0, 7.95])  # before and after each of two steps
+    recipe = msgspec.structs.replace(RECIPE, min_gain=0.02)
+    made = prune.run(recipe, teacher, data, tmp_path / "out", clock=lambda _: next(times))
+    assert made.manifest.notes[-2:] == (
+        "step 1: 0.772 of the parent's macs left",
+        "step 2: undone, and the last: it took 0.6% off the latency, not 2.0%",
+    )
+    assert macs(models.build(made)) > macs(models.build(pruned))
+    slower = iter([1.0, 1.1])
+    with pytest.raises(NothingToPrune, match=r"does not pay here: it took -10\.0% off the latency, not 2\.0%"):
+        prune.run(recipe, teacher, data, tmp_path / "none", clock=lambda _: next(slower))
+
+
+def test_the_latency_of_a_step_is_measured_here(teacher, data, tmp_path):
+    made = prune.run(msgspec.structs.replace(RECIPE, steps=1, keep=0.3, min_gain=0.01), teacher, data, tmp_path / "out")
+    assert made.manifest.notes[-1].startswith("step 1: 0.")
+
+
 def test_taylor_reads_training_images_and_is_the_same_again(teacher, data, tmp_path):
     recipe = msgspec.structs.replace(RECIPE, importance="taylor", images=20, steps=1)
     one, two = (prune.run(recipe, teacher, data, tmp_path / name) for name in ("one", "two"))
