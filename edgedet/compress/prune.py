@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from edgedet import artifact as artifacts
 from edgedet import models
 from edgedet.artifact import Ancestor, Artifact, Gate, Manifest
-from edgedet.compress import removal
+from edgedet.compress import depth, removal
 from edgedet.compress.cost import latency
 from edgedet.compress.distillation import Distillation, require_answers
 from edgedet.compress.ensemble import besides, consult, require_ensemble
@@ -60,6 +60,8 @@ class PruneRecipe(Config, frozen=True, kw_only=True):
     keep: share of the parent's cost that may be left; the cost is MACs, or what the caller measures.
     dims: what may go: channels of convolutions, hidden widths of an mlp, attention heads (whole: their width stays), and the
         embedding, which all blocks of a transformer share; each loses the same share.
+    depth: share of the residual blocks that is left; those that change least what goes through them are taken out whole before
+        anything else, by `images` of the training split (`edgedet.compress.depth`).
     cost: multiply-accumulates, or the latency that is measured on this machine.
     steps: remove a part, fine-tune, again.
     min_gain: the least share of the measured latency that a step must take off; a step that takes less is undone, and is the
@@ -67,7 +69,7 @@ class PruneRecipe(Config, frozen=True, kw_only=True):
     round_to: widths that are cut become multiples of it; INT8 kernels pad others.
     importance: the units that go first have the least `magnitude` of weights, BatchNorm scale (`bn-scale`, Network Slimming)
         or change of the loss (`taylor`), or are taken at `random`, the control.
-    images: how many of the training split ``taylor`` reads.
+    images: how many of the training split ``taylor`` and `depth` read.
     max_layer_share: the most that a single layer may lose.
     training: fine-tuning after each step, with the teacher's answers; augmentation as for ``distill``.
     distillation: how much the fine-tuning listens to the teacher.
@@ -76,6 +78,7 @@ class PruneRecipe(Config, frozen=True, kw_only=True):
 
     stage: Literal["prune"]
     keep: Share = 0.5
+    depth: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     cost: Literal["macs", "latency"] = "macs"
     dims: tuple[Kind, ...] = ("channels", "mlp", "heads")
     steps: Positive = 2
@@ -146,7 +149,8 @@ def run(
             left = 1 - (1 - config.keep) * (step + 1) / config.steps
             whole = copy.deepcopy(model)
             done = job.prune(model, before * left, step)
-            notes = notes or [f"{name}: not pruned: {why}" for name, why in done.reasons.items()]
+            notes += [f"taken out whole: {', '.join(done.removed)}"] if done.removed else []
+            notes += [f"{name}: not pruned: {why}" for name, why in done.reasons.items()] if step == 0 else []
             if done.gain is not None and done.gain < config.min_gain:
                 took = f"it took {done.gain:.1%} off the latency, not {config.min_gain:.1%}"
                 if step == 0:
@@ -209,10 +213,12 @@ def narrow(
 class _Kept(msgspec.Struct):
     """Of the weights beside it: their widths, what was left alone and why, and the settings that pruned them.
 
+    removed: the blocks that were taken out whole.
     gain: the share of the latency that they took off, where that was measured.
     """
 
     widths: structure.Structure = {}
+    removed: list[str] = []
     reasons: dict[str, str] = {}
     settings: str = ""
     gain: float | None = None
@@ -251,8 +257,12 @@ class _Job:
             torch.manual_seed(self.config.training.seed + step)
             losses = _losses(self.sets.train, model.preprocess, self.config)
             took = self.clock(model) if self.config.min_gain else None
-            reasons = narrow(model.eval(), self.name, self.config, lambda candidate: self.measure(candidate) <= target, losses)
-            self.keep(model, kept, reasons, None if took is None else 1 - self.clock(model) / took)
+            removed = self.shorten(model) if step == 0 and self.config.depth < 1 else []
+            reasons: dict[str, str] = {}
+            if self.measure(model.eval()) > target:
+                reasons = narrow(model, self.name, self.config, lambda candidate: self.measure(candidate) <= target, losses)
+            gain = None if took is None else 1 - self.clock(model) / took
+            self.keep(model, kept, _Kept(structure.describe(model.net), removed, reasons, self.settings, gain))
         self.processes.barrier()
         before = msgspec.json.decode(kept.with_suffix(".json").read_bytes(), type=_Kept)
         if before.settings != self.settings:
@@ -262,10 +272,21 @@ class _Job:
         self.processes.barrier()
         return before
 
-    def keep(self, model: PixelModel, path: Path, reasons: dict[str, str], gain: float | None) -> None:
+    def shorten(self, model: PixelModel) -> list[str]:
+        """Take out the residual blocks that `depth` leaves no room for, in place; gives their names.
+
+        Raises:
+            NothingToPrune: there is no such block.
+        """
+        pixels = (model.normalise(pixels) for pixels, _ in _batches(self.sets.train, model.preprocess, self.config))
+        known = depth.blocks(model.net, model.normalise(models.example_pixels(model.preprocess, batch=1)))
+        if not known:
+            raise NothingToPrune(f"{self.name} has no residual block that could be taken out whole: leave `depth` at 1")
+        return depth.shorten(model.net, depth.influence(model.net, known, pixels), self.config.depth)
+
+    def keep(self, model: PixelModel, path: Path, kept: _Kept) -> None:
         """Structure first, then the weights in one step: where there are weights, both are whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = _Kept(structure.describe(model.net), reasons, self.settings, gain)
         path.with_suffix(".json").write_bytes(msgspec.json.encode(kept))
         temporary = path.with_suffix(".partial")
         stage.save_state(model, temporary)
@@ -282,19 +303,24 @@ class _Job:
 
 def _losses(images: ImageSet, preprocess: Preprocess, config: PruneRecipe) -> Losses:
     """The loss of labels on some of the training images, a batch at a time."""
-    count = min(config.images, len(images))
-    positions = np.random.default_rng(config.training.seed).permutation(len(images))[:count]
 
     def of(net: nn.Module) -> Iterator[Tensor]:
         model, labels = PixelModel(net, preprocess).eval(), torch.from_numpy(images.index.labels.astype(np.float32))
-        for start in range(0, count, _BATCH):
-            batch = positions[start : start + _BATCH]
-            pixels = torch.from_numpy(images.gather(batch))
-            top, left = (pixels.shape[1] - preprocess.height) // 2, (pixels.shape[2] - preprocess.width) // 2
-            middle = pixels[:, top : top + preprocess.height, left : left + preprocess.width]
-            yield label_loss(model(middle), labels[torch.from_numpy(batch)], config.training)
+        for pixels, positions in _batches(images, preprocess, config):
+            yield label_loss(model(pixels), labels[positions], config.training)
 
     return of
+
+
+def _batches(images: ImageSet, preprocess: Preprocess, config: PruneRecipe) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some of the training images, the middle of those larger than the input: uint8 (B, H, W, 3), and their positions."""
+    count = min(config.images, len(images))
+    order = np.random.default_rng(config.training.seed).permutation(len(images))[:count]
+    for start in range(0, count, _BATCH):
+        positions = order[start : start + _BATCH]
+        pixels = torch.from_numpy(images.gather(positions))
+        top, left = (pixels.shape[1] - preprocess.height) // 2, (pixels.shape[2] - preprocess.width) // 2
+        yield pixels[:, top : top + preprocess.height, left : left + preprocess.width], torch.from_numpy(positions)
 
 
 def _manifest(

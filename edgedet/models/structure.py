@@ -12,7 +12,12 @@ from edgedet.models.layout import heads_of, set_heads
 
 Structure = dict[str, list[int]]
 """Name -> widths: [outputs, inputs, groups] of a convolution, [outputs, inputs] of a linear layer, [features] of a norm,
-[heads, width of one] of attention whose heads can be removed, and the shape of a parameter that none of these layers owns."""
+[heads, width of one] of attention whose heads can be removed, the shape of a parameter that none of these layers owns, and
+nothing of a block that is taken out."""
+
+class Removed(nn.Identity):
+    """In the place of a residual block that was taken out: its shortcut."""
+
 
 Axis = tuple[str, int]
 """A tensor of a layer, by name, and one of its axes."""
@@ -43,7 +48,10 @@ def apply(net: nn.Module, structure: Mapping[str, Sequence[int]]) -> nn.Module:
         if name not in owners:
             raise ModelError(f"the structure names layer {name!r}, which this detector does not have: is it another builder's?")
         owner = owners[name]
-        if isinstance(owner, nn.Parameter):
+        if not widths and isinstance(owner, nn.Module):
+            parent, _, key = name.rpartition(".")
+            setattr(net.get_submodule(parent), key, Removed())
+        elif isinstance(owner, nn.Parameter):
             _replace(net, name, owner, widths)
         else:
             _resize(owner, list(widths), name)
@@ -85,6 +93,8 @@ def _owners(net: nn.Module) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
 def _widths(owner: nn.Module | nn.Parameter) -> list[int] | None:
     if isinstance(owner, nn.Parameter):
         return list(owner.shape)
+    if isinstance(owner, Removed):
+        return []
     if isinstance(owner, nn.Conv2d):
         return [owner.out_channels, owner.in_channels, owner.groups]
     if isinstance(owner, nn.Linear):
