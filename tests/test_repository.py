@@ -74,6 +74,7 @@ COVERED = {
     "report/content": "tests/report/test_build.py",
     "report/svg": "tests/report/test_plots.py",
     "runtime/base": "tests/runtime/test_runtimes.py",
+    "runtime/connection": "tests/runtime/test_cluster.py",
     "runtime/null": "tests/runtime/test_runtimes.py",
     "runtime/onnxruntime": "tests/runtime/test_runtimes.py",
     "search/cost": "tests/search/test_run.py",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +18,21 @@ import typer
 from edgedet.artifact import Artifact
 from edgedet.cli.common import Json, Threads, one_line, show, table, valid, warn
 from edgedet.data.layouts import EXTENSIONS
-from edgedet.errors import DataError
+from edgedet.data.parallel import tracked
+from edgedet.errors import DataError, UsageError
 
 MEASURED_FROM = 2_000
 """From so many images on, finding the fastest runtime takes less time than it saves."""
 
 _CREW_FROM = 64
+
+
+class Engine(str, enum.Enum):
+    """Where the work is done."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
 
 if TYPE_CHECKING:
     from edgedet.runtime.detector import Prediction
@@ -41,10 +53,12 @@ def detect(
     runtime: Annotated[str, typer.Option(help="The runtime; auto measures and takes the fastest for thousands.")] = "auto",
     threads: Threads = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    engine: Annotated[Engine, typer.Option(help="local: this machine. ray: the machines of a Ray cluster.")] = Engine.LOCAL,
+    address: Annotated[str, typer.Option(help="HOST:PORT of the cluster's head; auto: one here, or started here.")] = "auto",
 ) -> None:
     """Score images: probability of fake, verdict, and margin to the threshold. Exits 1 when an image cannot be read."""
-    from edgedet.runtime.detector import Detector
-
+    if engine is Engine.LOCAL and address != "auto":
+        raise UsageError(f"--address {address} is of a Ray cluster: add --engine ray")
     files, refused = files_of(images)
     failed = len(refused)
     for reason in refused:
@@ -52,21 +66,57 @@ def detect(
     subject = Artifact.load(artifact)
     if runtime == "auto" and len(files) >= MEASURED_FROM:
         runtime = _fastest(subject, files[:batch_size], threads)
-    with (
-        Detector.load(
-            subject, runtime=runtime, threads=threads, batch_size=batch_size, workers=_workers(subject, files, runtime, threads)
-        ) as detector,
-        _writer(json) as write,
-    ):
-        found = detector.stream(files, on_error="return", operating_point=operating_point)
-        for path, prediction in zip(files, found, strict=True):
+    asked = _Asked(subject, files, runtime, threads, batch_size, operating_point)
+    with (_by_cluster(asked, address) if engine is Engine.RAY else _here(asked)) as found, _writer(json) as write:
+        # On a terminal the lines themselves show how far it is.
+        shown = tracked(found, total=len(files), title="scoring", show=not sys.stdout.isatty())
+        for path, prediction in zip(files, shown, strict=True):
             if prediction.error:
                 failed += 1
                 warn(prediction.error)
-            write(_record(path, prediction, detector.artifact))
+            write(_record(path, prediction, subject))
     if failed:
         warn(f"{failed} of {len(files) + len(refused)} could not be read")
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is scored, and how."""
+
+    artifact: Artifact
+    files: list[Path]
+    runtime: str
+    threads: int | None
+    batch_size: int
+    operating_point: str | None
+
+
+@contextlib.contextmanager
+def _here(asked: _Asked) -> Iterator[Iterator[Prediction]]:
+    from edgedet.runtime.detector import Detector
+
+    workers = _workers(asked.artifact, asked.files, asked.runtime, asked.threads)
+    with Detector.load(
+        asked.artifact, runtime=asked.runtime, threads=asked.threads, batch_size=asked.batch_size, workers=workers
+    ) as detector:
+        yield detector.stream(asked.files, on_error="return", operating_point=asked.operating_point)
+
+
+@contextlib.contextmanager
+def _by_cluster(asked: _Asked, address: str) -> Iterator[Iterator[Prediction]]:
+    from edgedet.runtime import cluster
+    from edgedet.runtime.connection import connected
+
+    with connected(address):
+        yield cluster.stream(
+            asked.artifact,
+            asked.files,
+            runtime=asked.runtime,
+            threads=asked.threads,
+            batch_size=asked.batch_size,
+            operating_point=asked.operating_point,
+        )
 
 
 def _workers(artifact: Artifact, files: list[Path], runtime: str, threads: int | None) -> int:

@@ -69,5 +69,6 @@ def tracked(items: Iterable[T], *, total: int, title: str, show: bool = True) ->
         yield from items
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # What is printed to stdout meanwhile stays there: it may be a file.
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
         yield from bar.track(items, total=total, description=title)

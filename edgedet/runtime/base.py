@@ -86,6 +86,8 @@ RUNTIMES: Mapping[str, Entry] = {
 _SOURCES = {
     "torch": "pip install 'edgedet[train]'",
     "openvino": "pip install 'edgedet[openvino]'",
+    "ray": "pip install 'edgedet[ray]'",
+    "pyarrow": "pip install 'edgedet[ray]'",
     "tensorrt": "on a Jetson JetPack brings it (apt-get install python3-libnvinfer; a virtual environment sees it with "
     "--system-site-packages), elsewhere pip install 'edgedet[tensorrt]'",
 }

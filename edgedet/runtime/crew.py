@@ -49,12 +49,13 @@ def spread(
             decoded = [decode(item) for item in batch]
         return run(iter(decoded))
 
-    with contextlib.closing(prefetch(work, _batches(items, size), threads=workers, ahead=2 * workers)) as done:
+    with contextlib.closing(prefetch(work, batches(items, size), threads=workers, ahead=2 * workers)) as done:
         for results in done:
             yield from results
 
 
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """`items` in lists of `size`, the last one shorter."""
     source = iter(items)
     while batch := list(itertools.islice(source, size)):
         yield batch

@@ -127,12 +127,19 @@ class Detector:
         else:
             found = self._predicted(decoded(self.preprocess, iter(sources), ahead=self.batch_size), threshold)
         for each in found:
-            if not isinstance(each, ImageError):
-                yield each
-            elif on_error == "raise":
+            if isinstance(each, ImageError) and on_error == "raise":
                 raise each
-            else:
-                yield Prediction(None, None, None, None, threshold, error=str(each))
+            yield _told(each, threshold)
+
+    def batch_by_batch(self, sources: Iterable[Source], *, operating_point: str | None = None) -> Iterator[Prediction]:
+        """As :meth:`stream`, all on the calling thread, in the batches of a crew: for one process of many that share the cores.
+
+        An image that cannot be read has a prediction with the error.
+        """
+        threshold = threshold_of(self.artifact, operating_point)
+        for batch in crew.batches(sources, batch_limit(self.preprocess, self.batch_size)):
+            images = (read(self.preprocess, source) for source in batch)
+            yield from (_told(each, threshold) for each in self._predicted(images, threshold))
 
     def _predicted(self, images: Iterator[Decoded], threshold: float) -> Iterator[Prediction | ImageError]:
         for batch in batches(images, self.batch_size):
@@ -145,8 +152,7 @@ class Detector:
         iterator = iter(sources)
         first = list(itertools.islice(iterator, _SAMPLE))
         count = len(sources) if isinstance(sources, Sized) else None
-        # At native size a photograph is tens of megabytes: each thread holds few.
-        most = min(self.batch_size, _NATIVE) if self.preprocess.geometry == "native" else self.batch_size
+        most = batch_limit(self.preprocess, self.batch_size)
         return crew.spread(
             lambda source: read(self.preprocess, source),
             lambda images: list(self._predicted(images, threshold)),
@@ -215,6 +221,16 @@ def _finite(artifact: Artifact, logits: npt.NDArray[np.float32]) -> npt.NDArray[
     if not np.isfinite(logits).all():
         raise ArtifactError(f"{artifact.path}: the model gives a logit that is not finite: it cannot be used")
     return logits
+
+
+def batch_limit(preprocess: Preprocess, batch_size: int) -> int:
+    """How many of a batch a thread of a crew takes at once: at native size, tens of megabytes a photograph, it holds few."""
+    return min(batch_size, _NATIVE) if preprocess.geometry == "native" else batch_size
+
+
+def _told(found: Prediction | ImageError, threshold: float) -> Prediction:
+    """What is said of an image: its prediction, or why it has none."""
+    return Prediction(None, None, None, None, threshold, error=str(found)) if isinstance(found, ImageError) else found
 
 
 def _each(images: Source | Iterable[Source]) -> Iterable[Source]:

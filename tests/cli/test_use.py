@@ -77,6 +77,7 @@ def test_a_folder_of_hostile_files_scores_every_good_one(demo, tmp_path):
     [
         (["detect", "{tmp}", "a.jpg"], ["not an artifact"]),
         (["detect", "{int8}", "{tmp}/empty"], ["no images in this folder"]),
+        (["detect", "{int8}", "{tmp}/empty", "--engine", "ray"], ["no images in this folder"]),
         (["detect", "{int8}", "a.jpg", "--operating-point", "fpr2"], ["no operating point 'fpr2'"]),
         (["detect", "{int8}", "a.jpg", "--runtime", "onnxruntme"], ["did you mean 'onnxruntime'?"]),
         (["detect", "{int8}", "a.jpg", "--json", "{tmp}/no/such.jsonl"], ["such.jsonl: cannot be written"]),
@@ -89,6 +90,12 @@ def test_bad_requests_are_one_line(edgedet, demo, tmp_path, arguments, words):
     assert done.code == 1, done.err
     assert_one_line(done.err, *words)
     assert not done.out
+
+
+def test_an_address_without_a_cluster_to_go_to_is_a_mistake(edgedet, tmp_path):
+    done = edgedet("detect", tmp_path, "a.jpg", "--address", "10.0.0.1:6379")
+    assert done.code == 2
+    assert_one_line(done.err, "--address 10.0.0.1:6379 is of a Ray cluster: add --engine ray")
 
 
 def test_a_changed_weight_file_is_refused_by_its_digest(edgedet, demo, tmp_path):
