@@ -70,6 +70,7 @@ def deploy(
     runtime: Runtime = None,
     seconds: Seconds = 5.0,
     power_mode: PowerMode = None,
+    serve: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Leave a unit for systemd that serves there.")] = None,
     json: Json = None,
 ) -> None:
     """Copy a bundle to a device over ssh, install it there, test it, and bring the result home."""
@@ -85,6 +86,7 @@ def deploy(
         python=python,
         seconds=seconds,
         power_mode=power_mode,
+        serve=serve,
     )
     _report(f"{archive} on {host}", result, json)
 

@@ -5,9 +5,11 @@
     edgedet-bundle/
       bundle.json                   the target, the sample's logits, and the sha256 of every other file
       install.sh                    what installs it; Dockerfile for a board with JetPack
+      edgedet.service               a unit for systemd that serves it
       artifact/                     the exported artifact: manifest, graph, golden inputs
       wheels/                       the edgedet that made it; with `wheels`, all that it needs as well
-      requirements*.txt             what it needs; ONNX Runtime apart, which stands in for TensorRT when it is asked for
+      requirements*.txt             what it needs; ONNX Runtime apart, which stands in for TensorRT when it is asked for, and
+                                    what serving takes
       sample/                       labelled images of the validation split, when there are any
 
 The bytes depend on the contents only. Nothing is trusted on the way: who copies it, who installs it and who tests it each hash
@@ -37,7 +39,7 @@ from edgedet.target import Target
 
 SCHEMA = 1
 FOLDER = "edgedet-bundle"
-MANIFEST, INSTALLER, DOCKERFILE = "bundle.json", "install.sh", "Dockerfile"
+MANIFEST, INSTALLER, DOCKERFILE, UNIT = "bundle.json", "install.sh", "Dockerfile", "edgedet.service"
 ARTIFACT, SAMPLE, WHEELS = "artifact", "sample", "wheels"
 INDEX = "index.csv"
 ALTERNATIVE = "onnxruntime"

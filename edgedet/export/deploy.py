@@ -75,11 +75,12 @@ def deploy(
     python: str = "python3",
     seconds: float = 5.0,
     power_mode: str | None = None,
+    serve: str | None = None,
 ) -> SelfTest:
     """Install `packed` on `host` below `folder` and test it there; the result, also when the test failed.
 
     runtime: instead of the one that the bundle is for. python: the interpreter to build on.
-    seconds, power_mode: of the self-test.
+    seconds, power_mode: of the self-test. serve: HOST:PORT to leave a unit for systemd for, with what serving takes.
 
     Raises:
         DeployError: the device cannot be reached, does not take the bundle, or the connection was cut. What was installed
@@ -95,10 +96,12 @@ def deploy(
     log.info("%s: is it a device for %s?", host.destination, packed.path.name)
     _installer(host, packed, [*common, "--check"])
     _copy(host, packed, place)
-    options = ["--dir", place, "--sha256", packed.digest, *common, "--", "--seconds", f"{seconds:g}"]
+    serving = ["--serve", serve] if serve else []
+    options = ["--dir", place, "--sha256", packed.digest, *common, *serving, "--", "--seconds", f"{seconds:g}"]
     options += ["--power-mode", power_mode] if power_mode else []
     failed = _installed(host, packed, [f"{place}/{_INCOMING}", *options], place)
-    result = _fetched(host, f"{place}/bundle-{packed.digest[:12]}-{chosen}/{selftest.RESULT}", failed)
+    name = f"bundle-{packed.digest[:12]}-{chosen}{'-serve' if serve else ''}"
+    result = _fetched(host, f"{place}/{name}/{selftest.RESULT}", failed)
     if failed is not None and result.failed is None:
         raise failed
     return result

@@ -30,6 +30,7 @@ from edgedet.export.bundle import (
     INSTALLER,
     MANIFEST,
     SAMPLE,
+    UNIT,
     WHEELS,
     Bundle,
     Packed,
@@ -106,10 +107,10 @@ def _require(artifact: Artifact, target: Target) -> None:
 
 
 def _device_files(target: Target) -> dict[str, Content]:
-    """The installer, and for a board with JetPack what makes a container."""
+    """The installer, the unit that serves, and for a board with JetPack what makes a container."""
     folder = recipe.folder_of("export") / "jetson"
     has_jetpack = any(release.startswith("JetPack") for release in target.tensorrt)
-    return {name: folder / name for name in (INSTALLER, *((DOCKERFILE,) if has_jetpack else ()))}
+    return {name: folder / name for name in (INSTALLER, UNIT, *((DOCKERFILE,) if has_jetpack else ()))}
 
 
 def _requirements() -> dict[str, Content]:
@@ -117,7 +118,12 @@ def _requirements() -> dict[str, Content]:
         chosen = (line for line in wheel.requirements() if (_package(line) == ALTERNATIVE) == alternative)
         return "".join(f"{line}\n" for line in chosen).encode()
 
-    return {"requirements.txt": lines(False), f"requirements-{ALTERNATIVE}.txt": lines(True)}
+    serving = "".join(f"{line}\n" for line in wheel.requirements("serve")).encode()
+    return {
+        "requirements.txt": lines(False),
+        f"requirements-{ALTERNATIVE}.txt": lines(True),
+        "requirements-serve.txt": serving,
+    }
 
 
 def _wheels(folder: Path, target: Target) -> dict[str, Content]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 import typing
 import zipfile
 from importlib import metadata
@@ -51,13 +52,18 @@ def build() -> bytes:
     return packed.getvalue()
 
 
-def requirements() -> tuple[str, ...]:
-    """What the core needs, in the form of a requirements file; extras are left out.
+def requirements(extra: str | None = None) -> tuple[str, ...]:
+    """What the core needs, in the form of a requirements file, or what `extra` needs besides.
 
     Raises:
         ExportError: edgedet is not installed here.
     """
-    return tuple(line for line in _installed().requires or () if "extra ==" not in line)
+    lines = [(line, _EXTRA.search(line)) for line in _installed().requires or ()]
+    return tuple(_EXTRA.sub("", line) for line, found in lines if (found[1] if found else None) == extra)
+
+
+_EXTRA = re.compile(r"""\s*(?:;|\band)\s*extra\s*==\s*["']([^"']+)["']""")
+"""The end of a requirement that only an extra has."""
 
 
 def _installed() -> metadata.Distribution:

@@ -282,5 +282,7 @@ def run(detector: Detector, config: ServeConfig, *, host: str, port: int) -> Non
     server = uvicorn.Server(settings)
     try:
         server.run()
-    except SystemExit as stopped:  # how uvicorn tells that it could not bind
+    except SystemExit as stopped:
+        if server.started:
+            return  # the signal that ended it, which uvicorn raises again after the last answer
         raise EdgedetError(f"{host}:{port}: cannot be served on: is something else there? Choose another --port") from stopped

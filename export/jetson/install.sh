@@ -7,6 +7,7 @@
 #   --runtime NAME    tensorrt or onnxruntime; the bundle's own when left out
 #   --python PYTHON   the interpreter to build on; python3 when left out
 #   --sha256 HEX      what the archive must hash to
+#   --serve HOST:PORT also install what serving takes, and leave a unit for systemd that serves there
 #   --no-self-test    make it the current installation without a proof
 #   --check           install nothing, only say whether this device can take a bundle
 #
@@ -23,12 +24,12 @@ die() {
 }
 
 main() {
-    archive='' dir=$HOME/edgedet runtime='' python=python3 sha256='' check='' proof=yes
+    archive='' dir=$HOME/edgedet runtime='' python=python3 sha256='' serve='' check='' proof=yes
     while [ $# -gt 0 ]; do
         case $1 in
-        --dir | --runtime | --python | --sha256)
+        --dir | --runtime | --python | --sha256 | --serve)
             [ $# -gt 1 ] || die "$1 needs a value"
-            case $1 in --dir) dir=$2 ;; --runtime) runtime=$2 ;; --python) python=$2 ;; --sha256) sha256=$2 ;; esac
+            case $1 in --dir) dir=$2 ;; --runtime) runtime=$2 ;; --python) python=$2 ;; --sha256) sha256=$2 ;; *) serve=$2 ;; esac
             shift
             ;;
         --check) check=yes ;;
@@ -42,6 +43,7 @@ main() {
         esac
         shift
     done
+    case $serve in '' | *?:[0-9]*) ;; *) die "--serve takes HOST:PORT, as in 0.0.0.0:8000, got $serve" ;; esac
     case $runtime in '' | tensorrt | onnxruntime) ;; *) die "no runtime is called $runtime: give tensorrt or onnxruntime" ;; esac
     require_python
     [ "$runtime" != tensorrt ] || require_tensorrt "$python"
@@ -54,6 +56,17 @@ main() {
     "$python" -c 'import os, sys; os.symlink(sys.argv[1], sys.argv[2]); os.replace(sys.argv[2], sys.argv[3])' \
         "$name" "$dir/.current-$$" "$dir/current"
     say "$dir/current is $name"
+    [ -z "$serve" ] || service
+}
+
+# The unit names `current`, so that the next bundle is served after a restart.
+service() {
+    model=$dir/current/engine
+    [ -d "$model" ] || model=$dir/current/edgedet-bundle/artifact
+    sed -e "s|@DIR@|$dir|; s|@MODEL@|$model|; s|@RUNTIME@|$runtime|; s|@HOST@|${serve%:*}|; s|@PORT@|${serve##*:}|" \
+        -e "s|@USER@|${SUDO_USER:-$(id -un)}|" "$goal/edgedet-bundle/edgedet.service" >"$dir/.service-$$"
+    mv "$dir/.service-$$" "$dir/edgedet.service"
+    say "to serve at $serve from now on: sudo systemctl enable --now $dir/edgedet.service"
 }
 
 require_python() {
@@ -83,7 +96,7 @@ install() {
     tar -xzf "$archive" -C "$temporary" || die "$archive cannot be unpacked: copy it again, and see that the disk has room"
     facts=$(verified "$temporary/edgedet-bundle") || exit 1
     runtime=${runtime:-${facts% *}} offline=${facts#* }
-    name=bundle-$(printf %.12s "$digest")-$runtime
+    name=bundle-$(printf %.12s "$digest")-$runtime${serve:+-serve}
     goal=$dir/$name
     if [ -d "$goal" ]; then
         if verified "$goal/edgedet-bundle" >/dev/null; then
@@ -103,7 +116,7 @@ install() {
 
 # What installers that were killed have left; their process numbers are in the names.
 sweep() {
-    for left in "$dir"/.installing-* "$dir"/.removed-* "$dir"/.current-*; do
+    for left in "$dir"/.installing-* "$dir"/.removed-* "$dir"/.current-* "$dir"/.service-*; do
         [ -e "$left" ] || [ -L "$left" ] || continue
         kill -0 "${left##*-}" 2>/dev/null || rm -rf "$left"
     done
@@ -142,6 +155,7 @@ environment() {
     [ "$runtime" != tensorrt ] || require_tensorrt "$2"
     set -- "$@" -r "$1/edgedet-bundle/requirements.txt"
     [ "$runtime" = tensorrt ] || set -- "$@" -r "$1/edgedet-bundle/requirements-$runtime.txt"
+    [ -z "$serve" ] || set -- "$@" -r "$1/edgedet-bundle/requirements-serve.txt"
     [ "$offline" = online ] || set -- "$@" --no-index --find-links "$1/edgedet-bundle/wheels"
     where=$1 made=$2
     shift 2

@@ -5,11 +5,17 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +61,9 @@ def test_it_installs_tests_and_runs_without_torch(packed, artifact, tmp_path):
     kill_while_installing(packed, there)
     assert not [name for name in names(there) if not name.startswith(".installing-")], "nothing looks installed"
 
-    done = install(packed, there, "--", "--seconds", "0.1")
+    done = install(packed, there, "--serve", f"127.0.0.1:{free_port()}", "--", "--seconds", "0.1")
     assert done.returncode == 0, done.stderr
-    (installed,) = names(there) - {"current"}
+    (installed,) = names(there) - {"current", "edgedet.service"}
     assert (there / "current").readlink() == Path(installed)
     result = json.loads((there / "current/self-test.json").read_text())
     assert (result["failed"], result["runtime"], result["artifact"]) == (None, "onnxruntime", artifact.digest)
@@ -70,15 +76,54 @@ def test_it_installs_tests_and_runs_without_torch(packed, artifact, tmp_path):
     assert scored.returncode == 0, scored.stderr
     assert scored.stdout.startswith(("fake", "real"))
 
-    again = install(packed, there, "--", "--seconds", "0.1")
+    serves_by_its_unit(there, image)
+    again = install(packed, there, "--serve", "127.0.0.1:8000", "--", "--seconds", "0.1")
     assert again.returncode == 0, again.stderr
     assert "is there already" in again.stderr
 
     worse = pack.write(disagreeing(artifact, tmp_path / "worse"), resolve(TARGET), tmp_path / "worse.tar.gz").path
-    failed = install(worse, there, "--", "--seconds", "0.1")
+    failed = install(worse, there, "--", "--seconds", "0.1")  # without what serving takes
     assert failed.returncode == 1
     assert "max_relative is" in failed.stderr.splitlines()[-1]
     assert (there / "current").readlink() == Path(installed), "what failed its test is not used"
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def serves_by_its_unit(there: Path, image: Path) -> None:
+    """What systemd would start answers, and ends when systemd would end it."""
+    unit = (there / "edgedet.service").read_text()
+    assert "@" not in unit.partition("[Unit]")[2], "every blank is filled in"
+    if shutil.which("systemd-analyze"):
+        verify = ["systemd-analyze", "verify", there / "edgedet.service"]
+        checked = subprocess.run(verify, capture_output=True, text=True, check=False)
+        assert "edgedet.service" not in checked.stderr, checked.stderr
+    (line,) = re.findall(r"^ExecStart=(.+)$", unit, re.MULTILINE)
+    url = f"http://127.0.0.1:{line.rsplit(maxsplit=1)[1]}"
+    with subprocess.Popen(shlex.split(line), stderr=subprocess.DEVNULL) as process:
+        try:
+            asked = answer(f"{url}/v1/detect", image.read_bytes(), process)
+            assert asked["verdict"] in ("fake", "real")
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+def answer(url: str, body: bytes, process: subprocess.Popen[bytes]) -> dict[str, object]:
+    """The service's answer, once it is up."""
+    for _ in range(600):
+        assert process.poll() is None, "the service has ended"
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "image/png"}), timeout=10) as reply:
+                return dict(json.load(reply))
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.1)
+    raise AssertionError("the service does not answer")
 
 
 def kill_while_installing(archive: Path, folder: Path) -> None:

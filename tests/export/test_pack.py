@@ -41,7 +41,8 @@ def test_it_holds_what_a_device_needs(artifact, tmp_path):
         path.name: path.read_bytes() for path in artifact.path.iterdir()
     }
     assert set(files) - {name for name in files if name.startswith(("artifact/", "sample/images/"))} == {
-        "bundle.json", "install.sh", "Dockerfile", "requirements.txt", "requirements-onnxruntime.txt",
+        "bundle.json", "install.sh", "Dockerfile", "edgedet.service", "requirements.txt", "requirements-onnxruntime.txt",
+            "requirements-serve.txt",
         "sample/index.csv", f"wheels/{wheel.name()}",
     }  # fmt: skip
     assert set(made.bundle.files) == set(files) - {"bundle.json"}
