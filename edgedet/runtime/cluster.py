@@ -202,6 +202,7 @@ def _table(rows: list[dict[str, Any]]) -> Any:
 
     number, text = pyarrow.float64(), pyarrow.string()
     kinds = {"score": number, "logit": number, "verdict": text, "margin": number, "threshold": number}
+    kinds["unsure"] = pyarrow.bool_()
     schema = pyarrow.schema({**kinds, "error": pyarrow.binary(), "absent": text, "stop": text})
     return pyarrow.Table.from_pylist(rows, schema=schema)
 

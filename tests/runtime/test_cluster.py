@@ -214,7 +214,7 @@ def marked(variables: dict[str, str]) -> list[int]:
 
 @pytest.mark.slow
 def test_two_machines_write_what_one_writes(make_onnx_artifact, files, tmp_path, two_machines):
-    artifact = make_onnx_artifact(calibration=Calibration(thresholds={"half": 0.5, "low": 0.1}))
+    artifact = make_onnx_artifact(calibration=Calibration(unsure=(0.4, 0.6), thresholds={"half": 0.5, "low": 0.1}))
     request = ["detect", artifact.path, files[0].parent, "--batch-size", BATCH, "--operating-point", "low", "--json", "-"]
     here = run(*request, "--threads", "1", cache=tmp_path / "cache")
     there = run(*request, "--engine", "ray", "--address", two_machines, cache=tmp_path / "cache", **QUIET)
