@@ -112,6 +112,10 @@ class Entry:
         """Single-stream: pixels to logits, one image a call."""
         return Cycle(self.runtime.run, self.pixels)
 
+    def preprocessing(self) -> Runner:
+        """Single-stream: an encoded file's bytes to pixels, one image a call, without the model."""
+        return Cycle(self.artifact.manifest.preprocess, self.images)
+
     def end_to_end(self) -> Runner:
         """Single-stream: an encoded file's bytes to score and verdict, as :meth:`Detector.predict` does it for one image."""
         detector = self.loaded

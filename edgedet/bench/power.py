@@ -2,7 +2,7 @@
 
 A Jetson has INA3221 sensors (Thor an INA238 as well), one channel a rail. ``tegrastats`` prints the rails, and the kernel shows
 those of the INA3221 below ``/sys``, also inside a container. NVML, which tells the power of a graphics card, is not supported
-on these boards. A machine without such sensors has no power figures.
+on these boards. An x86 processor has counters of energy (`edgedet.bench.rapl`). A machine without either has no power figures.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from edgedet.bench import rapl
 from edgedet.errors import BenchError
 from edgedet.recipe import Config
 
@@ -25,6 +26,8 @@ Rails = Mapping[str, float]
 
 WHOLE = {"VDD_IN": "module", "VIN": "module and carrier board"}
 """A rail that all others hang on: VDD_IN on Orin Nano and Orin NX, VIN on AGX Thor. AGX Orin has none: its rails are added."""
+
+MODULE = "sum of the module's rails"
 
 INSIDE = ("VDDQ_VDD2_1V8AO",)
 """Memory on AGX Orin; it hangs on VIN_SYS_5V0, which is counted already."""
@@ -45,6 +48,11 @@ class Load(Config, frozen=True, kw_only=True):
     images_per_second: float
     millijoules_per_image: float
     samples: int
+
+    @property
+    def images_per_joule(self) -> float | None:
+        """None where nothing was drawn above rest: then others drew less meanwhile."""
+        return 1000 / self.millijoules_per_image if self.millijoules_per_image > 0 else None
 
 
 class Power(Config, frozen=True, kw_only=True):
@@ -68,6 +76,10 @@ class Source(Protocol):
     def name(self) -> str:
         """For the result."""
 
+    @property
+    def scope(self) -> str:
+        """What its rails feed, taken together."""
+
     def stream(self, stop: threading.Event) -> Iterator[Rails]:
         """About ten samples a second until `stop` is set."""
 
@@ -75,7 +87,7 @@ class Source(Protocol):
 class Tegrastats:
     """The rails that ``tegrastats`` prints."""
 
-    name = "tegrastats"
+    name, scope = "tegrastats", MODULE
 
     def stream(self, stop: threading.Event) -> Iterator[Rails]:
         """The rails of each line."""
@@ -93,7 +105,7 @@ class Tegrastats:
 class Ina3221:
     """The rails that the kernel's driver shows, volts times amperes."""
 
-    name = "ina3221"
+    name, scope = "ina3221", MODULE
 
     def __init__(self, system: Path = Path("/sys")) -> None:
         self._system = system
@@ -121,7 +133,14 @@ def find(system: Path = Path("/sys")) -> Source | None:
     if shutil.which("tegrastats"):
         return Tegrastats()
     direct = Ina3221(system)
-    return direct if direct.read() else None
+    if direct.read():
+        return direct
+    return None if rapl.why_not(system) else rapl.Rapl(system)
+
+
+def why_not(system: Path = Path("/sys")) -> str:
+    """Why :func:`find` finds nothing."""
+    return f"this machine has neither tegrastats nor INA3221 sensors, and {rapl.why_not(system)}"
 
 
 def rails_of(line: str) -> dict[str, float]:
@@ -156,7 +175,7 @@ def measure(source: Source, rest: Sequence[Rails], runners: Mapping[int, Callabl
     return Power(
         source=source.name,
         rails=rails,
-        scope=WHOLE.get(rails[0], "sum of the module's rails"),
+        scope=WHOLE.get(rails[0], source.scope),
         idle_mw=idle,
         idle_samples=len(rest),
         loads=tuple(_load(source, rails, idle, batch, runner, seconds) for batch, runner in runners.items()),

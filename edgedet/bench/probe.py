@@ -40,13 +40,14 @@ class Device(Config, frozen=True, kw_only=True):
     """One machine. Clocks are in MHz, memory in bytes; None means that the system does not tell.
 
     flags: what decides the speed of INT8, and whether the machine is virtual.
-    cores: those this process may use. load_average: over one minute, when the benchmark began.
+    cores: those this process may use. affinity: their numbers. load_average: over one minute, when the benchmark began.
     power_mode: a Jetson's, by name.
     """
 
     name: str
     system: str | None = None
     cores: int | None = None
+    affinity: tuple[int, ...] = ()
     flags: tuple[str, ...] = ()
     memory_bytes: int | None = None
     governor: str | None = None
@@ -67,6 +68,7 @@ def device(proc: Path = Path("/proc"), system: Path = Path("/sys")) -> Device:
         name=name,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cores=usable_cores(),
+        affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (),
         flags=tuple(shown for flag, shown in _FLAGS if flag in have),
         memory_bytes=_memory(proc),
         governor=_read(frequency / "scaling_governor"),
@@ -122,6 +124,28 @@ def disturbed(share: float | None) -> str | None:
     if share is None or share <= BUSY_SHARE:
         return None
     return f"other processes took {share:.0%} of the processors during the run: read the ratios, not the milliseconds"
+
+
+def throttles(system: Path = Path("/sys")) -> int | None:
+    """How often the processors have slowed themselves down for their heat since boot; None where the kernel does not count.
+
+    A package counts once for each core that it slows, so that zero and not zero are what the number tells.
+    """
+    counters = sorted(system.glob("devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count"))
+    counts = [int(text) for text in map(_read, counters) if text is not None and text.isdigit()]
+    return sum(counts) if counts else None
+
+
+def since(before: int | None, after: int | None) -> int | None:
+    """What a counter counted in between; None when it cannot be told."""
+    return None if before is None or after is None else after - before
+
+
+def hot(throttled: int | None) -> str | None:
+    """A warning when the processor slowed itself down during the run."""
+    if not throttled:
+        return None
+    return f"the processor slowed itself down for its heat during the run ({throttled} counts): cool it and measure again"
 
 
 def versions(*packages: str) -> dict[str, str]:

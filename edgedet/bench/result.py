@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from edgedet.bench.power import Load, Power
 from edgedet.bench.probe import Device
 from edgedet.bench.statistics import Latency, Ratio
 from edgedet.errors import BenchError
@@ -58,17 +59,35 @@ class Memory(Config, frozen=True, kw_only=True):
     base_bytes: int
 
 
+class Share(Config, frozen=True, kw_only=True):
+    """A measured throughput as a share (1 is all of it) of one published for another machine, `of` images per second.
+
+    model, img_size, precision, batch: of the published row, whose network may only be the trunk of the measured one.
+    """
+
+    value: float
+    of: float
+    device: str
+    model: str
+    img_size: int
+    precision: str
+    batch: int
+
+
 class BenchRow(Config, frozen=True, kw_only=True):
     """One artifact on one device, or one published or estimated figure.
 
     weights: ``untrained`` marks an artifact that is there for its speed alone.
     source: for what is not measured here, where it comes from or how it was estimated.
     warmup_ms, warmup_stable: before the single-stream runs. statistic: what `speedup` compares.
-    latency: single-stream, model-only, batch 1. end_to_end: single-stream, encoded bytes to score.
-    throughput: the offline sweep, model-only. threads: in single-stream, the best of `threads_p50_ms` unless given.
+    latency: single-stream, model-only, batch 1. end_to_end: single-stream, encoded bytes to score. preprocess: to pixels only.
+    throughput: the offline sweep, model-only. share: of a published one.
+    power: at batch 1 and at the batch of the best throughput, or power_reason, why there is none.
+    threads: in single-stream, the best of `threads_p50_ms` unless given.
     bought: the speed-up over the artifact before the last compression step (`edgedet.bench.steps`).
     parity: the largest difference of a golden image's logit to the artifact's own, on this runtime.
     harness_ms: the p50 of a runner that does nothing; not subtracted. others_share: processors taken by others meanwhile.
+    throttled: how often the processor slowed itself down for its heat meanwhile, None where the system does not tell.
     error: why there are no figures; a failure is a row too.
     """
 
@@ -96,11 +115,16 @@ class BenchRow(Config, frozen=True, kw_only=True):
     latency: Latency | None = None
     throughput: tuple[Point, ...] = ()
     end_to_end: Latency | None = None
+    preprocess: Latency | None = None
+    share: Share | None = None
+    power: Power | None = None
+    power_reason: str | None = None
     speedup: Ratio | None = None
     bought: Ratio | None = None
     parity: float | None = None
     harness_ms: float | None = None
     others_share: float | None = None
+    throttled: int | None = None
     accuracy: Accuracy | None = None
     versions: dict[str, str] = {}
     notes: tuple[str, ...] = ()
@@ -111,6 +135,13 @@ class BenchRow(Config, frozen=True, kw_only=True):
             raise ValueError(f"a {self.kind} row needs its `source`")
         if self.kind == "measured" and self.error is None and not (self.date and self.digest):
             raise ValueError("a measured row needs its `date` and the artifact's `digest`")
+
+    @property
+    def best_load(self) -> Load | None:
+        """Power at the batch with the most images per joule above rest; None where nothing was drawn above it."""
+        loads = self.power.loads if self.power else ()
+        found = {load.images_per_joule: load for load in loads if load.images_per_joule is not None}
+        return found[max(found)] if found else None
 
     @property
     def best_throughput(self) -> Point | None:

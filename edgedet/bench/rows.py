@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
@@ -12,9 +12,10 @@ import msgspec
 from edgedet.artifact import Figures
 from edgedet.bench import probe, reference, steps
 from edgedet.bench.entry import Entry
+from edgedet.bench.power import Power
 from edgedet.bench.probe import Device
 from edgedet.bench.reference import PublishedRow
-from edgedet.bench.result import Accuracy, BenchRow, Interval, Memory, Point
+from edgedet.bench.result import Accuracy, BenchRow, Interval, Memory, Point, Share
 from edgedet.bench.scenarios import Comparison, Throughput
 from edgedet.bench.statistics import Latency, Ratio
 
@@ -23,15 +24,19 @@ from edgedet.bench.statistics import Latency, Ratio
 class Measured:
     """Everything that one run measured, by entry name.
 
-    overhead: the null runtime; model, whole: single-stream, model-only and end to end; sweep: offline.
+    overhead: the null runtime; model, whole, pixels: single-stream, model-only, end to end and preprocessing only;
+    sweep: offline. throttled: how often the processor slowed itself down meanwhile. power: or why there is none.
     """
 
     overhead: Latency
     model: Comparison
     whole: Comparison
+    pixels: Comparison
     sweep: Mapping[str, tuple[Throughput, ...]]
     memory: Mapping[str, Memory]
     others_share: float | None
+    throttled: int | None = None
+    power: Mapping[str, Power | str] = field(default_factory=dict)
 
 
 def build(
@@ -53,7 +58,8 @@ def build(
         figures = metrics.get(entry.artifact.digest, entry.artifact.manifest.metrics)
         accuracy = accuracy_of(figures) if entry.weights == "trained" else None
         base = baseline if entry.weights == "trained" else _first_of_its_kind(entry, entries)
-        lines.append(_with_step(_row(entry, device, measured, base, accuracy, notes), entry, entries, measured))
+        line = _with_step(_row(entry, device, measured, base, accuracy, notes), entry, entries, measured)
+        lines.append(_with_share(line, beside) if isinstance(beside, PublishedRow) else line)
         later = [published.get(other.name) for other in entries[position + 1 :]]
         if isinstance(beside, PublishedRow) and beside not in later:
             lines.append(published_row(beside))
@@ -169,9 +175,26 @@ def _with_step(row: BenchRow, entry: Entry, entries: Sequence[Entry], measured: 
     return msgspec.structs.replace(row, bought=bought, notes=(*row.notes, *([remark] if remark else [])))
 
 
+def _with_share(row: BenchRow, beside: PublishedRow) -> BenchRow:
+    """The row with its share of the published throughput; a throughput is compared with a throughput, and nothing else is."""
+    best = row.best_throughput
+    if best is None:
+        return row
+    share = Share(
+        value=best.images_per_second / beside.samples_per_sec,
+        of=beside.samples_per_sec,
+        device=beside.device,
+        model=beside.model,
+        img_size=beside.img_size,
+        precision=beside.precision,
+        batch=beside.batch_size,
+    )
+    return msgspec.structs.replace(row, share=share)
+
+
 def _figures(entry: Entry, measured: Measured, baseline: str) -> dict[str, Any]:
     """The fields of a line that were measured."""
-    name, warm_up = entry.name, measured.model.warm_ups[entry.name]
+    name, warm_up, drawn = entry.name, measured.model.warm_ups[entry.name], measured.power.get(entry.name)
     return {
         "runtime": entry.described.get("runtime"),
         "runtime_version": entry.described.get("version"),
@@ -182,14 +205,18 @@ def _figures(entry: Entry, measured: Measured, baseline: str) -> dict[str, Any]:
         "warmup_stable": warm_up.stable,
         "latency": measured.model.latency(name),
         "end_to_end": measured.whole.latency(name),
+        "preprocess": measured.pixels.latency(name),
         "throughput": tuple(
             Point(batch=p.batch, images_per_second=p.images_per_second, threads=entry.sweep_threads, calls=p.calls)
             for p in measured.sweep.get(name, ())
         ),
+        "power": None if isinstance(drawn, str) else drawn,
+        "power_reason": drawn or None if isinstance(drawn, str) else None,
         "parity": entry.parity,
         "speedup": _speedup(measured.model, name, baseline),
         "harness_ms": measured.overhead.p50_ms,
         "others_share": measured.others_share,
+        "throttled": measured.throttled,
         "versions": probe.versions(),
     }
 

@@ -18,8 +18,8 @@ from edgedet.recipe import Config
 
 SCHEMA = "edgedet-samples-1"
 
-Scenario = Literal["model", "whole"]
-"""Single-stream, model-only or end to end."""
+Scenario = Literal["model", "whole", "preprocess"]
+"""Single-stream: model-only, end to end, or preprocessing only."""
 
 
 class _Series(Config, frozen=True, kw_only=True):
@@ -45,7 +45,15 @@ class Series:
     samples: Samples
 
 
-def save(path: Path, model: Comparison, whole: Comparison, digests: Mapping[str, str], *, date: str) -> None:
+def save(
+    path: Path,
+    model: Comparison,
+    whole: Comparison,
+    digests: Mapping[str, str],
+    *,
+    date: str,
+    preprocess: Comparison | None = None,
+) -> None:
     """Write an npz without pickled objects; `digests`: the artifact's by row name.
 
     Raises:
@@ -53,8 +61,10 @@ def save(path: Path, model: Comparison, whole: Comparison, digests: Mapping[str,
     """
     series: list[_Series] = []
     arrays: dict[str, Any] = {}
-    scenarios: tuple[tuple[Scenario, Comparison], ...] = (("model", model), ("whole", whole))
-    for scenario, comparison in scenarios:
+    scenarios: dict[Scenario, Comparison] = {"model": model, "whole": whole}
+    if preprocess is not None:
+        scenarios["preprocess"] = preprocess
+    for scenario, comparison in scenarios.items():
         for name, samples in comparison.samples.items():
             arrays[f"nanoseconds/{len(series)}"] = samples.nanoseconds
             arrays[f"rounds/{len(series)}"] = samples.rounds

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgedet.artifact import Artifact, Figures
 from edgedet.bench import entry as entries_of
-from edgedet.bench import memory, probe, result, rows, samples, scenarios
+from edgedet.bench import memory, power, probe, result, rows, samples, scenarios
 from edgedet.bench.entry import Entry, Threads
+from edgedet.bench.power import Power, Rails, Source
 from edgedet.bench.probe import CpuTime, Device
 from edgedet.bench.reference import device_name
 from edgedet.bench.result import BenchRow, Memory
@@ -42,6 +44,7 @@ def run(
     metrics: Mapping[str, Figures] | None = None,
     seconds: float = 10.0,
     batches: Sequence[int] = BATCHES,
+    energy: bool = True,
 ) -> list[BenchRow]:
     """Measure `artifacts`, then `anchor`, and set the published rows of `reference` beside them.
 
@@ -61,6 +64,7 @@ def run(
         metrics: figures by artifact digest, in the form of a manifest's, to show instead of the manifest's own.
         seconds: of the single-stream scenario, per artifact; at least 1,000 runs, when three times as long allows them.
         batches: the sweep of the offline scenario.
+        energy: where this machine can tell what it draws, measure that too, above what it draws at rest before all else.
 
     Raises:
         BenchError: nothing to measure, no such baseline or reference, no images, or `record` or `keep` cannot be written.
@@ -75,15 +79,17 @@ def run(
     published = rows.published(entries, reference)
     images = entries_of.sample_images(data, entries)
     device, before = probe.device(), probe.cpu_time()
+    drawn = _Drawn.at_rest(seconds / 4) if energy else _Drawn()
     for entry in entries:
         entry.prepare(images, threads=threads)
-    measured = _measure([entry for entry in entries if entry.error is None], device, before, seconds, batches)
+    measured = _measure([entry for entry in entries if entry.error is None], device, before, seconds, batches, drawn)
     found = rows.build(entries, device, measured, baseline or names[0], published, metrics or {})
     if record is not None:
         result.append(record, found)
     if keep is not None and measured is not None:
         digests = {entry.name: entry.artifact.digest for entry in entries}
-        samples.save(keep, measured.model, measured.whole, digests, date=max(row.date or "" for row in found))
+        date = max(row.date or "" for row in found)
+        samples.save(keep, measured.model, measured.whole, digests, date=date, preprocess=measured.pixels)
     return found
 
 
@@ -99,27 +105,63 @@ def require_names(names: Sequence[str], machine: str | None) -> None:
         device_name(machine)
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """What measures power and what was drawn at rest, or the `reason` why nothing does."""
+
+    reason: str = ""
+    source: Source | None = None
+    rest: Sequence[Rails] = ()
+
+    @classmethod
+    def at_rest(cls, seconds: float) -> _Drawn:
+        """Measured now."""
+        source = power.find()
+        if source is None:
+            return cls(power.why_not())
+        log.info("power at rest, by %s", source.name)
+        try:
+            return cls("", source, power.at_rest(source, seconds))
+        except BenchError as error:
+            return cls(str(error))
+
+    def by(self, entry: Entry, best: int, seconds: float) -> Power | str:
+        """Of `entry` at batch 1 and at its `best`, or why not."""
+        if self.source is None:
+            return self.reason
+        runners = {1: entry.model_only(), **({best: entry.batch(best)} if best > 1 else {})}
+        try:
+            return power.measure(self.source, self.rest, runners, seconds)
+        except BenchError as error:
+            return str(error)
+
+
 def _measure(
-    live: Sequence[Entry], device: Device, before: CpuTime | None, seconds: float, batches: Sequence[int]
+    live: Sequence[Entry], device: Device, before: CpuTime | None, seconds: float, batches: Sequence[int], drawn: _Drawn
 ) -> Measured | None:
     """Both scenarios and the memory of all that could be loaded; None when nothing could."""
     if not live:
         return None
-    base = live[0].name
+    base, throttles = live[0].name, probe.throttles()
     try:
         log.info("single-stream, model only, of %s", ", ".join(entry.name for entry in live))
         overhead = scenarios.overhead()
         model = scenarios.compare({e.name: e.model_only() for e in live}, baseline=base, rules=Rules.lasting(seconds))
         log.info("single-stream, end to end")
         whole = scenarios.compare({e.name: e.end_to_end() for e in live}, baseline=base, rules=Rules.lasting(seconds / 2))
+        log.info("single-stream, preprocessing only")
+        pixels = scenarios.compare({e.name: e.preprocessing() for e in live}, baseline=base, rules=Rules.lasting(seconds / 4))
         log.info("offline, batches of %s", ", ".join(map(str, batches)))
         sweep = _sweep(live, seconds, batches)
+        best = {name: max(points, key=lambda point: point.images_per_second).batch for name, points in sweep.items() if points}
+        powers = {entry.name: drawn.by(entry, best.get(entry.name, 1), seconds / 4) for entry in live}
         others = probe.others_share(before, probe.cpu_time(), device.cores or 1)
+        throttled = probe.since(throttles, probe.throttles())
     finally:
         for entry in live:
             entry.close()
     peaks = {entry.name: peak for entry in live if (peak := _memory(entry)) is not None}
-    return Measured(overhead, model, whole, sweep, peaks, others)
+    return Measured(overhead, model, whole, pixels, sweep, peaks, others, throttled, powers)
 
 
 def _sweep(live: Sequence[Entry], seconds: float, batches: Sequence[int]) -> dict[str, tuple[Throughput, ...]]:

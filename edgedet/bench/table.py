@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from edgedet.bench import probe
-from edgedet.bench.result import BenchRow, Interval
+from edgedet.bench.power import Power
+from edgedet.bench.result import BenchRow, Interval, Share
 from edgedet.bench.statistics import UNSTEADY_COV
 from edgedet.errors import BenchError
 
@@ -49,7 +50,10 @@ COLUMNS = (
     Column("p90 ms", _latency(lambda row: row.latency.p90_ms if row.latency else None)),
     Column("p99 ms", _latency(lambda row: row.latency.p99_ms if row.latency else None)),
     Column("file to score p50 ms", _latency(lambda row: row.end_to_end.p50_ms if row.end_to_end else None)),
+    Column("preprocess p50 ms", _latency(lambda row: row.preprocess.p50_ms if row.preprocess else None)),
     Column("images/s (batch)", lambda row: _throughput(row)),
+    Column("% of published images/s", lambda row: _short(100 * row.share.value) if row.share else None),
+    Column("images/J (batch)", lambda row: _per_joule(row)),
     Column("speed-up [95 %]", lambda row: _speedup(row)),
     Column("last step", lambda row: f"{row.bought.value:.2f} x" if row.bought else None),
     Column("bal. acc. % [95 %]", lambda row: _percent(row.accuracy.balanced_accuracy) if row.accuracy else None),
@@ -102,6 +106,9 @@ def footnotes(rows: Sequence[BenchRow]) -> list[str]:
     notes = [_where(row) for row in rows if row.kind == "measured"]
     notes += [f"{MARKS[row.kind]} {row.kind}: {row.name} on {row.device.name}: {row.source}" for row in rows if MARKS[row.kind]]
     notes += [f"speed-up: {row.statistic} of {row.speedup.baseline} / {row.statistic}, one run" for row in rows if row.speedup]
+    notes += [f"% of published images/s, {row.name}: {_of(row.share)}" for row in rows if row.share]
+    notes += [f"images/J: {_drawn(row.power)}" for row in rows if row.power]
+    notes += [f"no energy: {row.power_reason}" for row in rows if row.power_reason]
     notes += [note for row in rows for note in _twice(row, rows)]
     notes += ["last step: speed-up over the artifact before the last compression step" for row in rows if row.bought]
     notes += ["flips: verdicts that differ from the full-precision ancestor's" for row in rows if row.accuracy]
@@ -128,6 +135,17 @@ def _twice(row: BenchRow, rows: Sequence[BenchRow]) -> list[str]:
     return [said for other in rows if other.name == ratio.baseline and (other.digest, other.runtime, other.threads) == alike]
 
 
+def _of(share: Share) -> str:
+    """Which published throughput it is a share of."""
+    what = f"{share.model} at {share.img_size} px, {share.precision}, batch {share.batch}"
+    return f"images/s here / {share.of:,.0f} published for {what} on the {share.device}; throughputs, not latencies"
+
+
+def _drawn(power: Power) -> str:
+    """What images per joule are of."""
+    return f"of {power.scope} ({power.source}), above {power.idle_mw / 1000:.2f} W at rest, model only, without a pause"
+
+
 def _harness(rows: Sequence[BenchRow]) -> str:
     slowest = max(row.harness_ms for row in rows if row.harness_ms is not None)
     return f"the harness itself, on a runtime that does nothing: {1000 * slowest:.2f} µs a call, not subtracted"
@@ -144,6 +162,7 @@ def _warnings(rows: Sequence[BenchRow]) -> list[str]:
     unsteady = [f"{row.name} {row.latency.cov:.1%}" for row in rows if row.latency and row.latency.cov > UNSTEADY_COV]
     cold = [row.name for row in rows if row.warmup_stable is False]
     machine = [probe.busy(row.device) for row in rows] + [probe.disturbed(row.others_share) for row in rows]
+    machine += [probe.hot(row.throttled) for row in rows]
     return [
         *(warning for warning in machine if warning),
         *([f"unsteady, coefficient of variation above {UNSTEADY_COV:.1%}: {', '.join(unsteady)}"] if unsteady else []),
@@ -211,6 +230,11 @@ def _pixels(row: BenchRow) -> str | None:
 def _throughput(row: BenchRow) -> str | None:
     best = row.best_throughput
     return None if best is None else f"{_short(best.images_per_second)} ({best.batch})"
+
+
+def _per_joule(row: BenchRow) -> str | None:
+    load = row.best_load
+    return None if load is None else f"{_short(load.images_per_joule)} ({load.batch})"
 
 
 def _speedup(row: BenchRow) -> str | None:

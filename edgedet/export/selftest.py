@@ -179,7 +179,7 @@ def _measure(course: _Course) -> None:
 def _at_rest(course: _Course, source: Source | None) -> list[Rails]:
     """Power before anything is loaded."""
     if source is None:
-        course.notes.append("no power figures: this machine has neither tegrastats nor INA3221 sensors")
+        course.notes.append(f"no power figures: {power.why_not()}")
         return []
     log.info("power at rest, by %s", source.name)
     return power.at_rest(source, course.seconds)
@@ -241,6 +241,7 @@ def _time(course: _Course) -> None:
         threads="best" if course.runtime == bundles.ALTERNATIVE else 1,
         reference=None,
         seconds=course.seconds,
+        energy=False,
     )
     course.found["bench"] = row
     if row.error:

@@ -78,7 +78,7 @@ class Distribution(Config, frozen=True, kw_only=True):
 
     name: str
     digest: str
-    scenario: Literal["model", "whole"]
+    scenario: Literal["model", "whole", "preprocess"]
     date: str
     n: int
     quantiles_ms: tuple[float, ...]

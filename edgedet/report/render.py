@@ -100,7 +100,8 @@ def _sections(report: Report) -> list[dict[str, str]]:
         add(f"Robustness, split {split}", words, plots.robustness(sweeps, f"robust-{place}"))
     words = "Validation split, on which temperature and bias were fitted. The area of a dot is its share of the images."
     add("Reliability", words, plots.reliability(report.subjects, "reliability"))
-    for scenario, title in (("model", "Latency, model only"), ("whole", "Latency, file to score")):
+    titles = {"model": "Latency, model only", "whole": "Latency, file to score", "preprocess": "Latency, file to pixels"}
+    for scenario, title in titles.items():
         shown = [each for each in report.latencies if each.scenario == scenario]
         add(title, "Batch 1. Every timed call; dots at p50, p90 and p99.", plots.latencies(shown, f"latency-{scenario}"))
     return found

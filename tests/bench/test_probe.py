@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,21 @@ def test_a_machine_that_is_busy_before_the_start_is_warned_of(load, warned):
     assert (warning is not None) == warned
     if warning:
         assert "load average 1.20 on 4 cores" in warning
+
+
+def test_the_processors_of_this_process_are_named():
+    assert set(probe.device().affinity) == os.sched_getaffinity(0)
+
+
+def test_a_processor_that_slows_itself_down_is_counted_and_said(tmp_path):
+    assert probe.throttles(tmp_path) is None
+    for cpu, core, package in ((0, "3\n", "4\n"), (11, "0\n", "4\n")):
+        folder = f"sys/devices/system/cpu/cpu{cpu}/thermal_throttle"
+        files(tmp_path, {f"{folder}/core_throttle_count": core, f"{folder}/package_throttle_count": package})
+    assert probe.throttles(tmp_path / "sys") == 11
+    assert (probe.since(11, 13), probe.since(None, 13), probe.since(11, None)) == (2, None, None)
+    assert (probe.hot(None), probe.hot(0)) == (None, None)
+    assert "slowed itself down for its heat during the run (2 counts)" in probe.hot(2)
 
 
 def test_the_share_of_others_is_what_this_process_did_not_use():

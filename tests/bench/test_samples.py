@@ -19,6 +19,12 @@ def test_every_timed_call_comes_back(tmp_path):
     assert found[0].samples.rounds.tolist() == [0, 0, 1]
 
 
+def test_the_calls_of_preprocessing_are_kept_too(tmp_path):
+    timed = Comparison("a", {"a": Samples(np.array([5, 7]), np.array([0, 1]))}, {})
+    samples.save(tmp_path / "s.npz", timed, timed, {"a": "aa"}, date="2026-01-02", preprocess=timed)
+    assert [each.scenario for each in samples.load(tmp_path / "s.npz")] == ["model", "whole", "preprocess"]
+
+
 def test_another_file_is_refused_by_name(tmp_path):
     np.savez(tmp_path / "other.npz", logits=np.zeros(3))
     (tmp_path / "text.npz").write_text("text")

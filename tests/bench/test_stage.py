@@ -5,7 +5,7 @@ from PIL import Image
 
 from edgedet import artifact as artifacts
 from edgedet.artifact import Artifact, DetectorSpec, Golden, Graph, Manifest
-from edgedet.bench import entry, reference, result, samples, stage, table
+from edgedet.bench import entry, power, reference, result, samples, stage, table
 from edgedet.data.index import Index, Row
 from edgedet.errors import BenchError
 from edgedet.preprocess import Preprocess
@@ -65,6 +65,8 @@ def test_artifacts_are_measured_side_by_side_and_recorded(make_onnx_artifact, ru
         assert (row.runtime, row.threads, row.img_size, row.precision) == ("onnxruntime", 1, (8, 8), "fp32")
         assert row.latency.p50_ms > row.harness_ms > 0
         assert row.end_to_end.p50_ms > row.latency.p50_ms  # decoding a PNG takes longer than a graph of three weights
+        assert row.end_to_end.p50_ms > row.preprocess.p50_ms > row.latency.p50_ms
+        assert kept[row.name, "preprocess"].samples.nanoseconds.size == row.preprocess.n
         assert [(point.batch, point.threads) for point in row.throughput] == [(1, 1), (4, 1)]
         assert row.memory.peak_bytes > row.memory.base_bytes
         assert row.speedup.baseline == "teacher"
@@ -75,6 +77,31 @@ def test_artifacts_are_measured_side_by_side_and_recorded(make_onnx_artifact, ru
     assert (first.accuracy.worst_generator, first.accuracy.worst_balanced_accuracy.value) == ("up4", 0.7)
     assert (second.accuracy.split, second.accuracy.auc, second.accuracy.flip_rate.value) == ("test", None, 0.01)
     assert result.load(tmp_path / "out.jsonl") == rows
+
+
+def test_what_is_drawn_above_rest_is_in_the_row_where_it_can_be_told(make_onnx_artifact, run, monkeypatch):
+    class Packages:
+        name, scope = "rapl", "packages"
+        idle = True
+
+        def stream(self, stop):
+            drawn, Packages.idle = (4000.0 if Packages.idle else 9000.0), False
+            while not stop.wait(0.002):
+                yield {"package-0": drawn}
+
+    monkeypatch.setattr(stage, "_memory", lambda entry: None)
+    monkeypatch.setattr(power, "_SETTLE", 0.0)
+    monkeypatch.setattr(power, "find", Packages)
+    (row,) = run([make_onnx_artifact("mine")], reference=None)
+    assert (row.power.idle_mw, row.power_reason) == (4000, None)
+    assert [load.batch for load in row.power.loads] == sorted({1, row.best_throughput.batch})
+    assert all(load.above_idle_mw == 5000 for load in row.power.loads)
+    assert row.best_load.images_per_joule == pytest.approx(row.best_load.images_per_second / 5)
+
+    monkeypatch.setattr(power, "find", lambda: None)
+    (row,) = run([make_onnx_artifact("again")], reference=None, batches=(1,))
+    assert row.power is None
+    assert row.power_reason.startswith("this machine has neither tegrastats")
 
 
 def test_published_rows_stand_beside_the_anchor(make_onnx_artifact, run, monkeypatch):
@@ -93,6 +120,10 @@ def test_published_rows_stand_beside_the_anchor(make_onnx_artifact, run, monkeyp
     assert (published.latency, published.end_to_end, published.speedup, published.digest) == (None, None, None, None)
     assert published.best_throughput.images_per_second == 3729.86
     assert published.device.name == "NVIDIA GeForce RTX 3090"
+    for row in rows[1:3]:
+        assert row.share.value == row.best_throughput.images_per_second / 3729.86
+        assert (row.share.model, row.share.img_size, row.share.device) == ("resnet50", 224, "NVIDIA GeForce RTX 3090")
+    assert (rows[0].share, published.share) == (None, None)
     assert [row.speedup.baseline for row in rows[:3]] == ["mine", "fp32", "fp32"]
     assert rows[0].accuracy is None
     assert rows[0].notes == ("no published row of the NVIDIA GeForce RTX 3090 for resnet50 at 8x8 px",)

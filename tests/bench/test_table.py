@@ -5,8 +5,9 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from edgedet.bench import table
+from edgedet.bench.power import Load, Power
 from edgedet.bench.probe import Device
-from edgedet.bench.result import Accuracy, BenchRow, Interval, Memory, Point
+from edgedet.bench.result import Accuracy, BenchRow, Interval, Memory, Point, Share
 from edgedet.bench.statistics import Latency, Ratio
 from edgedet.errors import BenchError
 
@@ -104,6 +105,36 @@ def test_what_was_not_measured_here_is_marked_in_every_cell():
 def test_a_published_throughput_is_no_latency():
     published = cells(table.markdown([TEACHER, PUBLISHED]))["resnet50"]
     assert {cell for heading, cell in published.items() if "ms" in heading} == {"–"}
+
+
+def test_a_share_of_a_published_throughput_names_its_row():
+    of = {"model": "resnet50", "img_size": 224, "precision": "amp", "batch": 1024}
+    share = Share(value=44.4 / 3729.86, of=3729.86, device="A CARD", **of)
+    shown = table.markdown([replace(TEACHER, share=share), PUBLISHED])
+    found = cells(shown)
+    assert found["teacher"]["% of published images/s"] == "1.19"
+    assert found["resnet50"]["% of published images/s"] == "–"
+    words = "images/s here / 3,730 published for resnet50 at 224 px, amp, batch 1024 on the A CARD; throughputs, not latencies"
+    assert f"- % of published images/s, teacher: {words}" in shown
+
+
+def test_energy_has_a_column_or_a_reason():
+    loads = [
+        Load(batch=batch, mw=5000, above_idle_mw=drawn, images_per_second=100, millijoules_per_image=drawn / 100, samples=9)
+        for batch, drawn in ((1, 4000.0), (64, 2000.0), (128, -10.0))
+    ]
+    drawn = Power(source="rapl", rails=("package-0",), scope="packages", idle_mw=12_340, idle_samples=9, loads=tuple(loads))
+    shown = table.markdown([replace(TEACHER, power=drawn), replace(STUDENT, power_reason="no sensors")])
+    found = cells(shown)
+    assert (found["teacher"]["images/J (batch)"], found["student"]["images/J (batch)"]) == ("50.0 (64)", "–")
+    assert "- images/J: of packages (rapl), above 12.34 W at rest, model only, without a pause" in shown
+    assert "- no energy: no sensors" in shown
+    assert replace(TEACHER, power=replace(drawn, loads=(loads[2],))).best_load is None
+
+
+def test_preprocessing_alone_has_a_column():
+    found = cells(table.markdown([replace(TEACHER, preprocess=STUDENT.latency), PUBLISHED]))
+    assert (found["teacher"]["preprocess p50 ms"], found["resnet50"]["preprocess p50 ms"]) == ("0.0312", "–")
 
 
 def test_columns_without_a_value_are_left_out():

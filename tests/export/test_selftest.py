@@ -83,7 +83,7 @@ def test_everything_is_measured_and_kept(install, artifact):
 
 def test_power_is_measured_above_rest_where_there_are_sensors(install, artifact, monkeypatch):
     class Board:
-        name = "tegrastats"
+        name, scope = "tegrastats", "of the module"
 
         def stream(self, stop):
             while not stop.wait(0.01):
