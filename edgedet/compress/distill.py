@@ -13,8 +13,8 @@ from edgedet import artifact as artifacts
 from edgedet import models
 from edgedet.artifact import Ancestor, Artifact, DetectorSpec, Gate, Manifest
 from edgedet.compress.distillation import Distillation, require_answers
-from edgedet.compress.ensemble import besides, consult, require_ensemble
-from edgedet.compress.patches import listener, require_same_places
+from edgedet.compress.ensemble import besides, consult, require_ensemble, require_fit
+from edgedet.compress.patches import listener
 from edgedet.data.index import Index
 from edgedet.evaluate.assess import inherited
 from edgedet.models.pixels import PixelModel
@@ -52,17 +52,17 @@ def run(
     others: Sequence[Artifact] = (),
     resume: bool = False,
 ) -> Artifact:
-    """Train a student on the labels and on the logits and embeddings of the teacher `parent`, or on its patches.
+    """Train a student on the labels and on the answers of the teacher `parent`, as ``config.distillation`` weighs them.
 
     others: more teachers, whose logits are averaged with the parent's. What the student is compared with is the parent.
 
     Raises:
         DataError: a training image without a label, where not patches alone are learned.
-        ModelError: patches are to be learned, and student or teacher has none, or they do not fit.
+        ModelError: patches or attention are to be learned, and student or teacher has none, or they do not fit.
         ArtifactError: `out` exists, or a teacher is no checkpoint.
-        TrainingError: the augmentation moves pixels or hides patches that the teacher was asked about, patches are to be
-            learned of pixels that the teacher does not see, a teacher is given twice, or an unfinished run lies beside `out`
-            and `resume` is not set.
+        TrainingError: the augmentation moves pixels or hides patches that the teacher was asked about, patches or
+            attention are to be learned of pixels that the teacher does not see, a teacher is given twice, or an unfinished run
+            lies beside `out` and `resume` is not set.
         Interrupted: stopped by a signal; `resume` goes on.
     """
     artifacts.check_free(out)
@@ -73,9 +73,7 @@ def run(
     preprocess = stage.adjusted(models.lookup(config.detector.name).preprocess, config.preprocess)
     torch.manual_seed(config.training.seed)
     student = PixelModel(models.create(config.detector), preprocess)
-    if config.distillation.patch_weight:
-        for teacher in teachers:
-            require_same_places(teacher, student, config.detector.name)
+    require_fit(teachers, student, config.detector.name, config.distillation)
     train = data.split("train")
     if config.distillation.patch_weight < 1:
         _ = train.labels  # an image without one is refused before an hour is spent on asking

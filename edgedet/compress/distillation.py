@@ -11,6 +11,8 @@ from edgedet.recipe import Config
 from edgedet.training.config import TrainingConfig
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+_INNER = ("feature_weight", "attention_weight", "relation_weight", "angle_weight")
 
 
 class Distillation(Config, frozen=True, kw_only=True):
@@ -26,6 +28,10 @@ class Distillation(Config, frozen=True, kw_only=True):
     logit_weight: share of the teacher's logits in the loss, the rest are labels.
     feature_weight: weight of matching the teacher's embedding (the classifier's input) through a learned projection, by
         cosine distance; after Romero et al., FitNets, ICLR 2015.
+    attention_weight: weight of looking where the teacher looks: the distance of the attention maps of both networks' last
+        feature map, for networks that have one (Zagoruyko and Komodakis, ICLR 2017).
+    relation_weight: weight of keeping the distances between the teacher's embeddings of a batch (Park et al., CVPR 2019).
+    angle_weight: weight of keeping their angles (same source), which costs the third power of the images a forward pass.
     patch_weight: share of the teacher's logits of patches in the loss (`edgedet.compress.patches`), the rest is all of the
         above; 1 for these alone, as Tiny-LaDeDa learns: then no label is read.
     """
@@ -33,12 +39,20 @@ class Distillation(Config, frozen=True, kw_only=True):
     temperature: Annotated[float, msgspec.Meta(gt=0)] = 2.0
     teacher_weights: tuple[Annotated[float, msgspec.Meta(gt=0)], ...] = ()
     logit_weight: Share = 0.8
-    feature_weight: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    feature_weight: NotNegative = 0.0
+    attention_weight: NotNegative = 0.0
+    relation_weight: NotNegative = 0.0
+    angle_weight: NotNegative = 0.0
     patch_weight: Share = 0.0
 
     def __post_init__(self) -> None:
-        if self.patch_weight == 1 and self.feature_weight:
-            raise ValueError("`patch_weight` is 1, which leaves nothing to `feature_weight`: lower it, or set the other to 0")
+        if self.patch_weight == 1 and (inner := self.inner):
+            raise ValueError(f"`patch_weight` is 1, which leaves nothing to `{inner[0]}`: lower it, or set the other to 0")
+
+    @property
+    def inner(self) -> tuple[str, ...]:
+        """The keys that are set by which a student learns what lies inside its teacher and must lie inside itself."""
+        return tuple(key for key in _INNER if getattr(self, key))
 
     def shares(self, teachers: int) -> tuple[float, ...]:
         """What each of so many teachers counts in their mean; they add up to 1.

@@ -11,23 +11,27 @@ import numpy as np
 from edgedet import models
 from edgedet.artifact import Ancestor, Artifact
 from edgedet.compress.distillation import Distillation
-from edgedet.compress.teacher import Answers, ask
+from edgedet.compress.patches import require_same_places
+from edgedet.compress.teacher import Answers, ask, features_of
+from edgedet.data.cache import same_pixels
 from edgedet.data.index import Index
 from edgedet.errors import ModelError, TrainingError
 from edgedet.models.patches import grid_of
+from edgedet.models.pixels import PixelModel
+from edgedet.preprocess import Preprocess
 
 
 def consult(teachers: Sequence[Artifact], data: Index, distillation: Distillation, *, amp: bool = True) -> Answers:
     """The answers of `teachers` for the training images `data` as those of one: the weighted mean of their logits, and of their
-    patches' where these are learned. Embeddings are the first one's.
+    patches' where these are learned. Embeddings and attention are the first one's.
 
     Each is asked in its own preprocessing, and its answers are kept by themselves (:func:`ask`).
 
     Raises:
-        ModelError: patches of a teacher that has none.
+        ModelError: patches or attention of a teacher that has none.
     """
     patches = distillation.patch_weight > 0
-    found = ask(teachers[0], data, amp=amp, patches=patches)
+    found = ask(teachers[0], data, amp=amp, patches=patches, attention=distillation.attention_weight > 0)
     if len(teachers) == 1:
         return found
     shares = distillation.shares(len(teachers))
@@ -66,6 +70,33 @@ def require_ensemble(teachers: Sequence[Artifact], distillation: Distillation) -
                     f"the patches of {spec.name} are {other.field} pixels every {other.stride}, those of {specs[0].name} "
                     f"{first.field} every {first.stride}: teachers of patches must have the same, or set patch_weight to 0"
                 )
+
+
+def require_fit(teachers: Sequence[Artifact], student: PixelModel, name: str, distillation: Distillation) -> None:
+    """Hold that places of an image are the same to the `student`, a detector `name`, and to the `teachers` it learns them of.
+
+    Raises:
+        ModelError: patches or attention are to be learned, and one of them has none, or patches that do not fit.
+        TrainingError: they see different pixels, or other parts of an image.
+    """
+    if distillation.patch_weight:
+        for teacher in teachers:
+            require_same_places(teacher, student, name)
+    if distillation.attention_weight:
+        first = teachers[0].manifest
+        for each in (name, first.detector.name):
+            features_of(each)
+        if not _same_view(student.preprocess, first.preprocess):
+            theirs, ours = (f"{seen.geometry} {seen.height}x{seen.width}" for seen in (first.preprocess, student.preprocess))
+            raise TrainingError(
+                f"attention is learned of the same part of an image, and the teacher sees {theirs}, the student {ours}: "
+                "set `preprocess` to the teacher's, or distillation.attention_weight to 0"
+            )
+
+
+def _same_view(one: Preprocess, other: Preprocess) -> bool:
+    """Whether both see the same part of every image, in whatever size."""
+    return one.geometry == other.geometry == "resize_squash" or same_pixels(one, other)
 
 
 def besides(parent: Artifact, teachers: Sequence[Artifact]) -> tuple[Ancestor, ...]:

@@ -50,13 +50,13 @@ class PatchListener(Listener):
         assert isinstance(self.model, PixelModel)
         return self.model.outputs(pixels)
 
-    def heard(self, batch: Batch, found: Mapping[str, Tensor], embeddings: Tensor | None) -> Tensor:
-        """Patches and, where they have a weight, labels, logits and embeddings; a scalar."""
+    def heard(self, batch: Batch, found: Mapping[str, Tensor]) -> Tensor:
+        """Patches and, where they leave a weight, what any listener hears; a scalar."""
         share = self.distillation.patch_weight
         # Per patch, the student's answer and the teacher's: both (B, h, w).
         loss = share * F.mse_loss(self.alignment.gather(found["patches"].float()), self.theirs(batch, self.maps))
         if share < 1:
-            loss = loss + (1 - share) * super().heard(batch, found, embeddings)
+            loss = loss + (1 - share) * super().heard(batch, found)
         return loss
 
 

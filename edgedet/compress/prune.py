@@ -25,11 +25,11 @@ from edgedet.artifact import Ancestor, Artifact, Gate, Manifest
 from edgedet.compress import depth, removal
 from edgedet.compress.cost import latency
 from edgedet.compress.distillation import Distillation, require_answers
-from edgedet.compress.ensemble import besides, consult, require_ensemble
+from edgedet.compress.ensemble import besides, consult, require_ensemble, require_fit
 from edgedet.compress.groups import Found, Kind, find
 from edgedet.compress.groups import Group as DepGroup
 from edgedet.compress.importance import Importance, Losses, no_losses, scores
-from edgedet.compress.patches import listener, require_same_places
+from edgedet.compress.patches import listener
 from edgedet.compress.proof import proven
 from edgedet.compress.teacher import Answers
 from edgedet.data.dataset import ImageSet
@@ -124,9 +124,7 @@ def run(
         raise RecipeError("`cost = \"latency\"` needs the function that measures it: give `cost`, or prune by MACs")
     model, guides = models.build(parent), tuple(teachers) or (parent,)
     require_ensemble(guides, config.distillation)
-    if config.distillation.patch_weight:
-        for guide in guides:
-            require_same_places(guide, model, parent.manifest.detector.name)
+    require_fit(guides, model, parent.manifest.detector.name, config.distillation)
     with group() as processes:
         work = stage.begin(out, processes, resume=resume)
         job = _Job(

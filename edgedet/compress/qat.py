@@ -83,8 +83,8 @@ class QatRecipe(Config, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.training.amp:
             raise ValueError("`training.amp` must be false: bfloat16 would round what the device adds up exactly")
-        if self.distillation.feature_weight:
-            raise ValueError("`distillation.feature_weight` must be 0: a graph has no embeddings to match")
+        if inner := self.distillation.inner:
+            raise ValueError(f"`distillation.{inner[0]}` must be 0: a graph has no embeddings to match")
         if self.distillation.patch_weight:
             raise ValueError("`distillation.patch_weight` must be 0: a graph has no logits of patches to match")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zipfile
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from edgedet import models
 from edgedet.artifact import Artifact
+from edgedet.compress.distances import attention_map
 from edgedet.data.dataset import at_once, in_batches, open_set
 from edgedet.data.index import Index
 from edgedet.data.parallel import tracked
 from edgedet.data.store import cache_root, writing_file
+from edgedet.errors import ModelError
 from edgedet.models.patches import PatchGrid, grid_of, pooled
 from edgedet.training.losses import watched
 
@@ -32,6 +36,8 @@ class Answers:
     views: the image as it is, mirrored.
     patches: where they were asked for, the logits of its patches, float16 (N, views, h, w). Of LaDeDa at 224 pixels these are
         27 x 27, 2.9 kB an image, a third of what its embeddings take. grid: which pixels they are of.
+    attention: where they were asked for, its attention maps, float16 (N, views, h, w), of its last feature map alone: of a
+        ResNet at 224 pixels 7 x 7, 0.2 kB an image.
     key: of the teachers and of the images.
     """
 
@@ -40,26 +46,28 @@ class Answers:
     key: str = ""
     patches: npt.NDArray[np.float16] | None = None
     grid: PatchGrid | None = None
+    attention: npt.NDArray[np.float16] | None = None
 
 
-def ask(teacher: Artifact, data: Index, *, amp: bool = True, patches: bool = False) -> Answers:
+def ask(teacher: Artifact, data: Index, *, amp: bool = True, patches: bool = False, attention: bool = False) -> Answers:
     """The answers of a checkpoint for the training images `data`, computed once and kept in the cache folder.
 
     They are keyed by the teacher's digest, the precision, and the content of the images, in order.
 
-    patches: with the logits of its patches.
+    patches: with the logits of its patches; attention: with its attention maps.
 
     Raises:
-        ModelError: patches of a teacher that has none.
+        ModelError: patches or attention of a teacher that has none.
     """
-    key = _key(teacher, data, f"{amp} patches" if patches else f"{amp}")
+    key = _key(teacher, data, " ".join([f"{amp}", *(["patches"] if patches else []), *(["attention"] if attention else [])]))
     path = cache_root() / "answers" / f"{key}.npz"
     found = _load(path, len(data), key)
     if found is None:
-        found = replace(_answers(teacher, data, amp=amp, patches=patches), key=key)
+        found = replace(_answers(teacher, data, amp=amp, patches=patches, attention=attention), key=key)
         kept: dict[str, Any] = {"logits": found.logits, "embeddings": found.embeddings}
         if found.patches is not None and found.grid is not None:
             kept |= {"patches": found.patches, "grid": np.array([found.grid.field, found.grid.stride])}
+        kept |= {} if found.attention is None else {"attention": found.attention}
         with writing_file(path) as file:
             np.savez(file, **kept)
     return found
@@ -72,6 +80,8 @@ def _load(path: Path, count: int, key: str) -> Answers | None:
             answers = Answers(kept["logits"], kept["embeddings"], key)
             if "patches" in kept:
                 answers = replace(answers, patches=kept["patches"], grid=PatchGrid(*map(int, kept["grid"])))
+            if "attention" in kept:
+                answers = replace(answers, attention=kept["attention"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return answers if len(answers.logits) == len(answers.embeddings) == count else None
@@ -84,27 +94,47 @@ def _key(teacher: Artifact, data: Index, how: str) -> str:
     return digest.hexdigest()[:32]
 
 
+def features_of(name: str) -> str:
+    """The module of the detector `name` whose output is its last feature map.
+
+    Raises:
+        ModelError: it has none.
+    """
+    found = models.lookup(name).features
+    if found is None:
+        raise ModelError(f"{name} has no feature map that is averaged, so no attention: set distillation.attention_weight to 0")
+    return found
+
+
 @torch.inference_mode()
-def _answers(teacher: Artifact, data: Index, *, amp: bool, patches: bool) -> Answers:
+def _answers(teacher: Artifact, data: Index, *, amp: bool, patches: bool, attention: bool) -> Answers:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = models.build(teacher).to(device)
-    size = teacher.manifest.preprocess
-    images = open_set(data, size)
-    classifier = models.classifier_of(model.net, teacher.manifest.detector.name)
-    grid = grid_of(model.net, teacher.manifest.detector.name) if patches else None
-    logits = np.empty((len(images), 2), np.float32)
-    embeddings = np.empty((len(images), 2, classifier.in_features), np.float16)
-    maps = None if grid is None else np.empty((len(images), 2, grid.count(size.height), grid.count(size.width)), np.float16)
+    model, name = models.build(teacher).to(device), teacher.manifest.detector.name
+    images = open_set(data, teacher.manifest.preprocess)
+    grid = grid_of(model.net, name) if patches else None
+    features = model.net.get_submodule(features_of(name)) if attention else None
     kind = torch.bfloat16 if device.type == "cpu" else torch.float16
     total = math.ceil(len(images) / at_once(images, _BATCH))
     batches = tracked(in_batches(images, _BATCH), total=total, title="ask the teacher")
-    with watched(classifier) as seen, torch.autocast(device.type, kind, enabled=amp):
+    kept: dict[str, npt.NDArray[Any]] = {}
+
+    def keep(what: str, values: Tensor, positions: npt.NDArray[np.int64], view: int, dtype: npt.DTypeLike = np.float16) -> None:
+        if what not in kept:
+            kept[what] = np.empty((len(images), 2, *values.shape[1:]), dtype)
+        kept[what][positions, view] = values.float().cpu().numpy()
+
+    with ExitStack() as stack:
+        seen = stack.enter_context(watched(models.classifier_of(model.net, name)))
+        looked = stack.enter_context(watched(features, outputs=True)) if features is not None else []
+        stack.enter_context(torch.autocast(device.type, kind, enabled=amp))
         for positions, pixels in batches:
             batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
             for view, views_pixels in enumerate((batch, batch.flip(2))):
                 found = model.outputs(views_pixels) if patches else {"logit": model(views_pixels)}
-                logits[positions, view] = found["logit"].float().cpu().numpy()
-                embeddings[positions, view] = pooled(seen.pop()).float().cpu().numpy()
-                if maps is not None:
-                    maps[positions, view] = found["patches"].float().cpu().numpy()
-    return Answers(logits, embeddings, patches=maps, grid=grid)
+                keep("logits", found["logit"], positions, view, np.float32)
+                keep("embeddings", pooled(seen.pop()), positions, view)
+                if patches:
+                    keep("patches", found["patches"], positions, view)
+                if looked:
+                    keep("attention", attention_map(looked.pop()), positions, view)
+    return Answers(**kept, grid=grid)

@@ -142,10 +142,13 @@ def prediction_distance(one: Tensor, other: Tensor) -> Tensor:
 
 
 @contextmanager
-def watched(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """The inputs of `layer` in the forward passes made inside the block."""
+def watched(layer: nn.Module, *, outputs: bool = False) -> Iterator[list[Tensor]]:
+    """The inputs of `layer`, or its outputs, in the forward passes made inside the block."""
     seen: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    if outputs:
+        handle = layer.register_forward_hook(lambda _, __, given: seen.append(given))
+    else:
+        handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
         yield seen
     finally:

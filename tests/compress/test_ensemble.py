@@ -12,13 +12,15 @@ from edgedet.cli.use import show_artifact
 from edgedet.compress import distill, prune
 from edgedet.compress.distill import DistillRecipe
 from edgedet.compress.distillation import Distillation
-from edgedet.compress.ensemble import consult, require_ensemble
+from edgedet.compress.ensemble import consult, require_ensemble, require_fit
 from edgedet.compress.prune import PruneRecipe
 from edgedet.compress.teacher import ask
 from edgedet.data.index import Index
 from edgedet.data.store import cache_root
 from edgedet.errors import ArtifactError, ModelError, TrainingError
 from edgedet.models.patches import PatchGrid
+from edgedet.models.pixels import PixelModel
+from edgedet.preprocess import Preprocess
 from edgedet.training.config import TrainingConfig
 
 PLAIN = Distillation()
@@ -99,6 +101,20 @@ def test_teachers_of_other_patches_are_refused(patchy, monkeypatch):
         require_ensemble(patchy, PATCHES)
 
 
+def test_attention_is_learned_of_the_same_part_of_an_image_and_of_the_first_teacher(teacher, wide, data):
+    looks = Distillation(attention_weight=1.0)
+    student = models.build(teacher)
+    require_fit((wide, teacher), student, "edge32", looks)  # squashed to another size, but whole
+    with pytest.raises(ModelError, match="vit-small has no feature map"):
+        require_fit((teacher,), student, "vit-small", looks)
+    cropped = PixelModel(student.net, Preprocess(geometry="crop_only", height=16, width=16))
+    with pytest.raises(TrainingError, match="teacher sees resize_squash 16x16, the student crop_only 16x16: set `preprocess`"):
+        require_fit((teacher,), cropped, "edge32", looks)
+    train = data.split("train")
+    found = consult((teacher, wide), train, looks, amp=False)
+    np.testing.assert_array_equal(found.attention, ask(teacher, train, amp=False, attention=True).attention)
+
+
 @pytest.fixture(scope="module")
 def student(teacher, wide, data, tmp_path_factory) -> Artifact:
     recipe = DistillRecipe(
@@ -106,7 +122,7 @@ def student(teacher, wide, data, tmp_path_factory) -> Artifact:
         detector=DetectorSpec(name="edge32", arguments={"width": 8}),
         preprocess={"height": 16, "width": 16},
         training=ONCE,
-        distillation=Distillation(feature_weight=0.5),
+        distillation=Distillation(feature_weight=0.5, attention_weight=1.0, relation_weight=0.5),
     )
     return distill.run(recipe, teacher, data, tmp_path_factory.mktemp("student") / "student", others=(wide,))
 

@@ -1,15 +1,17 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from edgedet import models
 from edgedet.artifact import DetectorSpec
-from edgedet.compress.distances import logit_distance
+from edgedet.compress.distances import angle_distance, attention_distance, attention_map, logit_distance, relation_distance
 from edgedet.compress.distillation import Distillation
 from edgedet.compress.listener import Listener
 from edgedet.compress.teacher import Answers
 from edgedet.data.augment import Augment
+from edgedet.errors import TrainingError
 from edgedet.models.pixels import PixelModel
 from edgedet.training.config import TrainingConfig
 from edgedet.training.losses import Batch, label_loss
@@ -43,6 +45,34 @@ def test_the_loss_weighs_labels_logits_and_embeddings():
     torch.testing.assert_close(made(batch), expected)
 
 
+@torch.no_grad()
+def test_attention_and_relations_are_added_by_their_weights():
+    weights = {"attention_weight": 0.6, "relation_weight": 0.5, "angle_weight": 0.25}
+    plain, batch, answers = listener(Distillation())
+    maps = np.random.default_rng(1).random((6, 2, 2, 2)).astype(np.float16)
+    answers = replace(answers, attention=maps)
+    made = Listener(plain.model, "edge32", answers, TrainingConfig(), Distillation(**weights)).eval()
+    features = made.model.net.features(made.model.normalise(batch.pixels))
+    embedded = features.mean((2, 3))
+    theirs = torch.from_numpy(answers.embeddings[[4, 0, 2], [1, 0, 1]].astype(np.float32))
+    looked = torch.from_numpy(maps[[4, 0, 2], [1, 0, 1]].astype(np.float32))
+    expected = plain(batch) + 0.6 * attention_distance(attention_map(features), looked)
+    expected = expected + 0.5 * relation_distance(embedded, theirs) + 0.25 * angle_distance(embedded, theirs)
+    torch.testing.assert_close(made(batch), expected)
+
+
+def test_what_a_student_cannot_be_held_against_is_refused():
+    plain, batch, answers = listener(Distillation())
+    with pytest.raises(TrainingError, match="needs the teacher's attention: ask for it"):
+        Listener(plain.model, "edge32", answers, TrainingConfig(), Distillation(attention_weight=1.0))
+    with pytest.raises(TrainingError, match=r"no embedding to match: set distillation.relation_weight to 0"):
+        Listener(plain.model, None, answers, TrainingConfig(), Distillation(relation_weight=1.0))
+    made = Listener(plain.model, "edge32", answers, TrainingConfig(), Distillation(angle_weight=1.0))
+    two = Batch(batch.pixels[:2], batch.labels[:2], batch.positions[:2], batch.flipped[:2])
+    with pytest.raises(TrainingError, match="between three images and more, and a forward pass has 2: raise"):
+        made(two)
+
+
 def test_a_student_pays_what_its_network_adds_to_the_loss():
     made, batch, _ = listener(Distillation())
     before = made(batch)
@@ -52,8 +82,8 @@ def test_a_student_pays_what_its_network_adds_to_the_loss():
 
 
 def test_every_parameter_that_is_trained_has_a_gradient():
-    for weight in (0.0, 0.5):
-        made, batch, _ = listener(Distillation(feature_weight=weight))
+    for weights in ({}, {"feature_weight": 0.5}, {"relation_weight": 0.5}, {"angle_weight": 0.5}):
+        made, batch, _ = listener(Distillation(**weights))
         made.train()(batch).backward()
         assert [name for name, parameter in made.named_parameters() if parameter.grad is None] == []
 

@@ -127,6 +127,7 @@ def test_only_a_checkpoint_can_be_trained(trained, whole, tmp_path):
     [
         ({"training": TrainingConfig(amp=True)}, "`training.amp` must be false"),
         ({"distillation": Distillation(feature_weight=0.5)}, "`distillation.feature_weight` must be 0"),
+        ({"distillation": Distillation(attention_weight=0.5)}, "`distillation.attention_weight` must be 0"),
         ({"distillation": Distillation(patch_weight=0.5)}, "`distillation.patch_weight` must be 0"),
     ],
 )

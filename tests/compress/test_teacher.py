@@ -11,6 +11,7 @@ from edgedet.compress import teacher as answers_of
 from edgedet.compress.teacher import ask
 from edgedet.data.index import Index
 from edgedet.data.store import cache_root
+from edgedet.errors import ModelError
 
 
 def kept() -> list[Path]:
@@ -31,6 +32,29 @@ def test_answers_are_the_teachers_for_an_image_and_its_mirror_image(teacher, tra
             np.testing.assert_allclose(answers.logits[:, view], model(torch.from_numpy(seen)).numpy(), atol=1e-5)
             embeddings = model.net.features(model.normalise(torch.from_numpy(seen))).mean((2, 3)).numpy()
             np.testing.assert_allclose(answers.embeddings[:, view], embeddings, atol=2e-3, rtol=2e-3)
+
+
+def test_attention_is_of_the_last_feature_map_and_kept_small(teacher, train, tmp_path):
+    plain, answers = ask(teacher, train, amp=False), ask(teacher, train, amp=False, attention=True)
+    assert plain.attention is None
+    assert plain.key != answers.key
+    np.testing.assert_allclose(answers.logits, plain.logits, atol=1e-5)
+    model = models.build(teacher)
+    pixels = np.stack([teacher.manifest.preprocess(train.read(position)) for position in range(len(train))])
+    with torch.inference_mode():
+        for view, seen in enumerate((pixels, pixels[:, :, ::-1].copy())):
+            squares = model.net.features(model.normalise(torch.from_numpy(seen))).square().mean(1)
+            squares = squares / squares.square().sum((1, 2), keepdim=True).sqrt()
+            np.testing.assert_allclose(answers.attention[:, view], squares.numpy(), atol=1e-3)
+    assert answers.attention.dtype == np.float16
+    again = ask(teacher, Index(tmp_path / "nothing here", train.rows), amp=False, attention=True)
+    np.testing.assert_array_equal(again.attention, answers.attention)
+
+
+def test_a_network_without_a_feature_map_has_no_attention():
+    assert answers_of.features_of("resnet50") == "layer4"
+    with pytest.raises(ModelError, match="vit-small has no feature map that is averaged, so no attention: set distillation"):
+        answers_of.features_of("vit-small")
 
 
 def test_asking_again_reads_no_image(teacher, train, tmp_path):

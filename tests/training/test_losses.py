@@ -19,6 +19,7 @@ from edgedet.training.losses import (
     prediction_distance,
     smooth,
     supervised,
+    watched,
 )
 
 
@@ -172,6 +173,15 @@ def test_every_parameter_learns_from_both_views(two_views):
     made = consistent(1.0)
     made(two_views).backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in made.parameters())
+
+
+def test_a_layer_is_watched_from_both_sides_and_only_inside_the_block():
+    net = Embedder()
+    with watched(net.head) as taken, watched(net.trunk, outputs=True) as given:
+        net(torch.ones(2, 3, 2, 2))
+    net(torch.ones(2, 3, 2, 2))
+    assert len(taken) == len(given) == 1
+    torch.testing.assert_close(taken[0], torch.tanh(given[0]))
 
 
 def test_without_a_weight_labels_alone_count():
