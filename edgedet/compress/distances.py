@@ -37,7 +37,7 @@ def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
     Komodakis, ICLR 2017, equation 2 for one pair of layers, with the square of the norm, as in the code of its authors: the
     norm itself has no gradient where the maps agree.
     """
-    size = [min(ours, theirs) for ours, theirs in zip(student.shape[1:], teacher.shape[1:], strict=True)]
+    size = min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2])
     one, other = (F.adaptive_avg_pool2d(each[:, None], size).flatten(1) for each in (student, teacher))
     return embedding_distance(one, other)
 

@@ -57,7 +57,7 @@ def run(
     others: more teachers, whose logits are averaged with the parent's. What the student is compared with is the parent.
 
     Raises:
-        DataError: a training image without a label, where not patches alone are learned.
+        DataError: a training image without a label, where nothing is learned of the teacher.
         ModelError: patches or attention are to be learned, and student or teacher has none, or they do not fit.
         ArtifactError: `out` exists, or a teacher is no checkpoint.
         TrainingError: the augmentation moves pixels or hides patches that the teacher was asked about, patches or
@@ -75,7 +75,7 @@ def run(
     student = PixelModel(models.create(config.detector), preprocess)
     require_fit(teachers, student, config.detector.name, config.distillation)
     train = data.split("train")
-    if config.distillation.patch_weight < 1:
+    if not config.distillation.teaches:
         _ = train.labels  # an image without one is refused before an hour is spent on asking
     with group() as processes:
         answers = processes.leader_first(lambda: consult(teachers, train, config.distillation, amp=config.training.amp))

@@ -25,7 +25,7 @@ class Distillation(Config, frozen=True, kw_only=True):
     temperature: both logits are divided by it (Hinton, Vinyals, Dean, 2015); the gradient is scaled back by its square.
     teacher_weights: of several teachers, how much each counts in the mean of their logits, in the order in which they are
         given; empty for all alike. What is not a logit is learned of the first.
-    logit_weight: share of the teacher's logits in the loss, the rest are labels.
+    logit_weight: share of the teacher's logits in the loss, the rest are labels; of an image without one the rest is nothing.
     feature_weight: weight of matching the teacher's embedding (the classifier's input) through a learned projection, by
         cosine distance; after Romero et al., FitNets, ICLR 2015.
     attention_weight: weight of looking where the teacher looks: the distance of the attention maps of both networks' last
@@ -34,6 +34,8 @@ class Distillation(Config, frozen=True, kw_only=True):
     angle_weight: weight of keeping their angles (same source), which costs the third power of the images a forward pass.
     patch_weight: share of the teacher's logits of patches in the loss (`edgedet.compress.patches`), the rest is all of the
         above; 1 for these alone, as Tiny-LaDeDa learns: then no label is read.
+
+    Training images may lack labels (a folder called ``unlabelled``) wherever the teacher has any weight.
     """
 
     temperature: Annotated[float, msgspec.Meta(gt=0)] = 2.0
@@ -48,6 +50,11 @@ class Distillation(Config, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.patch_weight == 1 and (inner := self.inner):
             raise ValueError(f"`patch_weight` is 1, which leaves nothing to `{inner[0]}`: lower it, or set the other to 0")
+
+    @property
+    def teaches(self) -> bool:
+        """Whether anything is learned of the teacher."""
+        return bool(self.logit_weight or self.patch_weight or self.inner)
 
     @property
     def inner(self) -> tuple[str, ...]:

@@ -28,6 +28,8 @@ EMBEDDING, FEATURES = "embedding", "features"
 class Listener(Objective):
     """A student between labels and a teacher whose answers are known for every image and its mirror image.
 
+    An image without a label is learned from the teacher alone.
+
     With `config.consistency_weight` it hears them for an image and its degraded view alike, and pays for what it makes of the
     one and not of the other, as :class:`edgedet.training.losses.Consistent` does; of a model without `name` by its predictions.
 
@@ -48,6 +50,7 @@ class Listener(Objective):
         super().__init__(model)
         self.config, self.distillation = config, distillation
         self.answers = answers
+        self.needs_labels = not distillation.teaches
         if distillation.patch_weight and not self.hears_patches:
             raise TrainingError("this student has no logits of patches to match: set distillation.patch_weight to 0")
         if distillation.inner and (name is None or not isinstance(model, PixelModel)):
@@ -101,7 +104,7 @@ class Listener(Objective):
         """Labels, logits and whatever lies inside that has a weight; a scalar."""
         weights, logits = self.distillation, found["logit"]
         theirs = self.theirs(batch, self.answers.logits)
-        loss = (1 - weights.logit_weight) * label_loss(logits, batch.labels, self.config)
+        loss = (1 - weights.logit_weight) * self.labelled(batch, logits)
         loss = loss + weights.logit_weight * logit_distance(logits, theirs, weights.temperature)
         if self.project is not None:
             wanted = self.theirs(batch, self.answers.embeddings)
@@ -112,6 +115,13 @@ class Listener(Objective):
         if weights.relation_weight or weights.angle_weight:
             loss = loss + self.related(batch, pooled(found[EMBEDDING]).float())
         return loss
+
+    def labelled(self, batch: Batch, logits: Tensor) -> Tensor:
+        """The loss of the images that have a label, over all, so that each weighs the same whatever is beside it; a scalar."""
+        known = ~batch.labels.isnan()
+        if not known.any():
+            return logits.new_zeros(())
+        return known.float().mean() * label_loss(logits[known], batch.labels[known], self.config)
 
     def related(self, batch: Batch, embeddings: Tensor) -> Tensor:
         """How differently `embeddings` (B, D) lie from each other than the teacher's, a scalar.

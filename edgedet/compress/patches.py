@@ -41,7 +41,6 @@ class PatchListener(Listener):
         super().__init__(model, name, answers, config, distillation)
         if answers.patches is None or answers.grid is None:
             raise TrainingError("`patch_weight` needs the teacher's logits of patches: ask for them with patches=True")
-        self.reads_labels = distillation.patch_weight < 1
         self.maps = answers.patches
         self.alignment = align(grid_of(model.net, name), answers.grid)
 

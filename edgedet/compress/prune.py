@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -300,21 +301,33 @@ class _Job:
 
 
 def _losses(images: ImageSet, preprocess: Preprocess, config: PruneRecipe) -> Losses:
-    """The loss of labels on some of the training images, a batch at a time."""
+    """The loss of labels on some of the training images that have one, a batch at a time.
+
+    Raises:
+        DataError: it is to be read, and none has.
+    """
+    known = images.index.labels_or_nan
+    if config.importance == "taylor" and np.isnan(known).all():
+        _ = images.index.labels  # says that they have none
 
     def of(net: nn.Module) -> Iterator[Tensor]:
-        model, labels = PixelModel(net, preprocess).eval(), torch.from_numpy(images.index.labels.astype(np.float32))
-        for pixels, positions in _batches(images, preprocess, config):
+        model, labels = PixelModel(net, preprocess).eval(), torch.from_numpy(known)
+        for pixels, positions in _batches(images, preprocess, config, ~np.isnan(known)):
             yield label_loss(model(pixels), labels[positions], config.training)
 
     return of
 
 
-def _batches(images: ImageSet, preprocess: Preprocess, config: PruneRecipe) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some of the training images, the middle of those larger than the input: uint8 (B, H, W, 3), and their positions."""
-    count = min(config.images, len(images))
-    order = np.random.default_rng(config.training.seed).permutation(len(images))[:count]
-    for start in range(0, count, _BATCH):
+def _batches(
+    images: ImageSet, preprocess: Preprocess, config: PruneRecipe, among: npt.NDArray[np.bool_] | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some of the training images, the middle of those larger than the input: uint8 (B, H, W, 3), and their positions.
+
+    among: (N,), those that may be taken; all of them when None.
+    """
+    order = np.random.default_rng(config.training.seed).permutation(len(images))
+    order = (order if among is None else order[among[order]])[: config.images]
+    for start in range(0, len(order), _BATCH):
         positions = order[start : start + _BATCH]
         pixels = torch.from_numpy(images.gather(positions))
         top, left = (pixels.shape[1] - preprocess.height) // 2, (pixels.shape[2] - preprocess.width) // 2

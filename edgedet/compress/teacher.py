@@ -137,4 +137,5 @@ def _answers(teacher: Artifact, data: Index, *, amp: bool, patches: bool, attent
                     keep("patches", found["patches"], positions, view)
                 if looked:
                     keep("attention", attention_map(looked.pop()), positions, view)
-    return Answers(**kept, grid=grid)
+    maps, attended = kept.get("patches"), kept.get("attention")
+    return Answers(kept["logits"], kept["embeddings"], patches=maps, grid=grid, attention=attended)

@@ -68,9 +68,15 @@ class Index:
         if without:
             raise DataError(
                 f"{self.root}: {without} of {len(self)} images have no label, which is read here: take them out; only "
-                "distillation patch by patch (distillation.patch_weight = 1) learns from them"
+                "distillation learns from them, what the teacher says"
             )
         return labels
+
+    @cached_property
+    def labels_or_nan(self) -> npt.NDArray[np.float32]:
+        """(N,), fake = 1, NaN where an image has none."""
+        labels = np.array([row.label for row in self.rows], dtype=np.float32)
+        return np.where(labels == UNLABELLED, np.float32(np.nan), labels)
 
     @cached_property
     def generators(self) -> npt.NDArray[np.str_]:

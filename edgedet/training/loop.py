@@ -106,10 +106,9 @@ class _Run:
         config, group = task.config, task.group
         self.config, self.group, self.work, self.size = config, group, task.work, task.size
         self.train, self.val, self.subject = task.train, task.val, task.subject
-        # NaN where they are not read: should they be after all, the loss says so.
-        labels = task.train.index.labels if objective.reads_labels else np.full(len(task.train), np.nan)
-        self.labels = labels.astype(np.float32)
-        self.plan = Plan(len(task.train), config, group.world, [row.pair for row in task.train.index.rows])
+        index = task.train.index
+        self.labels = index.labels.astype(np.float32) if objective.needs_labels else index.labels_or_nan
+        self.plan = Plan(len(task.train), config, group.world, [row.pair for row in index.rows])
         objective.images = len(task.train)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.objective = group.synchronised(objective).to(group.device, memory_format=layout)  # type: ignore[call-overload]

@@ -20,6 +20,7 @@ from edgedet.training.config import TrainingConfig
 class Batch:
     """pixels: uint8 (B, H, W, 3); labels: float (B,), fake = 1; positions: int64 (B,) in the training set; flipped: (B,).
 
+    A label is NaN where an image has none.
     degraded: the same images, degraded, where `pixels` are not; only where ``consistency_weight`` asks for both.
     """
 
@@ -50,8 +51,8 @@ class Batch:
 class Objective(nn.Module, ABC):
     """A model and its loss in one module, so that gradients are synchronised over everything that is trained."""
 
-    reads_labels = True
-    """Whether its loss depends on them; where it does not, images may have none."""
+    needs_labels = True
+    """Whether every image must have one; where not, NaN says that it has none."""
     images = 0
     """How many are trained on; :func:`edgedet.training.loop.fit` sets it before the first batch."""
 

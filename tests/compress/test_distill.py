@@ -12,6 +12,7 @@ from edgedet.compress import distill
 from edgedet.compress.distill import DistillRecipe
 from edgedet.compress.distillation import Distillation
 from edgedet.data.augment import Augment
+from edgedet.data.index import UNLABELLED, Index
 from edgedet.data.store import cache_root
 from edgedet.errors import DataError, GateFailed, TrainingError
 from edgedet.evaluate.assess import VALIDATION, inherited, require_gates
@@ -55,6 +56,20 @@ def test_a_student_of_degraded_views_hears_what_was_said_of_the_images_themselve
         distill.run(msgspec.structs.replace(RECIPE, training=moved), teacher, data, tmp_path / "moved")
 
 
+def test_images_without_labels_are_learned_from_and_not_judged_by(teacher, data, tmp_path):
+    train = [row for row in data.rows if row.split == "train"]
+    bare = {row.path for row in train[::2]}
+    rows = [msgspec.structs.replace(row, label=UNLABELLED) if row.path in bare else row for row in data.rows]
+    made = distill.run(RECIPE, teacher, Index(data.root, tuple(rows)), tmp_path / "student")
+    assert made.manifest.metrics["balanced_accuracy"]["n"] == 24
+    fewer = Index(data.root, tuple(row for row in data.rows if row.path not in bare))
+    other = distill.run(RECIPE, teacher, fewer, tmp_path / "fewer")
+    assert made.manifest.files["weights.safetensors"] != other.manifest.files["weights.safetensors"]
+    deaf = msgspec.structs.replace(RECIPE, distillation=Distillation(logit_weight=0.0))
+    with pytest.raises(DataError, match="16 of 32 images have no label"):
+        distill.run(deaf, teacher, Index(data.root, tuple(rows)), tmp_path / "deaf")
+
+
 def test_the_lineage_and_the_comparison_name_the_teacher(student, teacher):
     manifest = student.manifest
     assert (manifest.stage, manifest.parent.digest, manifest.parent.stage) == ("distill", teacher.digest, "train")
@@ -83,13 +98,13 @@ def test_the_ancestors_logits_travel_with_every_descendant(student, teacher):
 
 def test_a_gate_under_a_condition_that_the_ancestor_lacks(student, data, tmp_path):
     """The teacher is the ancestor and at hand: it is measured now. For the student's child it is not, and this is said."""
-    gate = Gate(metric="balanced_accuracy", against="ancestor", max_drop=1.0, condition="web")
+    gate = Gate(metric="balanced_accuracy", against="ancestor", max_drop=1.0, condition="jpeg-80")
     recipe = msgspec.structs.replace(RECIPE, gates=(gate,))
     grandchild = distill.run(recipe, student, data, tmp_path / "grandchild")
     outcomes = {line["gate"]: line for line in grandchild.manifest.metrics["gates"]}
-    web = next(line for name, line in outcomes.items() if "web" in name)
-    assert web["outcome"] == "not measured"
-    assert "give this gate to the recipe of the first of the line" in web["text"]
+    jpeg = next(line for name, line in outcomes.items() if "jpeg-80" in name)
+    assert jpeg["outcome"] == "not measured"
+    assert "give this gate to the recipe of the first of the line" in jpeg["text"]
 
 
 def test_other_validation_images_are_refused(teacher, data, tmp_path):

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -43,6 +44,30 @@ def test_the_loss_weighs_labels_logits_and_embeddings():
     cosines = [torch.dot(a, b) / a.norm() / b.norm() for a, b in zip(embedded, wanted, strict=True)]
     expected = expected + 0.3 * (1 - sum(cosines) / 3)
     torch.testing.assert_close(made(batch), expected)
+
+
+@torch.no_grad()
+def test_an_image_without_a_label_is_learned_from_the_teacher_alone():
+    """Image by image: the labels' part is a third of each labelled one's, the teacher's is of all."""
+    made, batch, answers = listener(Distillation(temperature=2.0, logit_weight=0.7, feature_weight=0.5))
+    given = replace(batch, labels=torch.tensor([0.0, math.nan, 1.0]))
+    logits, theirs = made.model(batch.pixels), torch.from_numpy(answers.logits[[4, 0, 2], [1, 0, 1]])
+    whole, none = made(batch), made(replace(batch, labels=torch.full((3,), math.nan)))
+    labels = [0.3 * label_loss(logits[n : n + 1], batch.labels[n : n + 1], TrainingConfig()) / 3 for n in range(3)]
+    torch.testing.assert_close(made(given), none + labels[0] + labels[2])
+    torch.testing.assert_close(whole, none + sum(labels))
+    deaf = Listener(made.model, "edge32", answers, TrainingConfig(), Distillation(logit_weight=0.0))
+    assert (made.needs_labels, deaf.needs_labels) == (False, True)
+    alone = Listener(made.model, "edge32", answers, TrainingConfig(), Distillation(logit_weight=1.0)).eval()
+    torch.testing.assert_close(alone(given), logit_distance(logits, theirs, 2.0))
+
+
+def test_images_without_labels_have_finite_gradients():
+    made, batch, _ = listener(Distillation(logit_weight=0.5))
+    for labels in ([0.0, math.nan, 1.0], [math.nan] * 3):
+        made.zero_grad()
+        made.train()(replace(batch, labels=torch.tensor(labels))).backward()
+        assert all(torch.isfinite(parameter.grad).all() for parameter in made.parameters())
 
 
 @torch.no_grad()

@@ -184,9 +184,9 @@ def test_patches_are_learned_from_images_without_labels_and_from_nothing_else(pa
     )
     made = distill.run(recipe, patch_teacher, bare, tmp_path / "student")
     assert made.manifest.metrics["balanced_accuracy"]["n"] == 24
-    mixed = msgspec.structs.replace(recipe, distillation=Distillation(patch_weight=0.5))
-    with pytest.raises(DataError, match=r"32 of 32 images have no label.*patch_weight = 1"):
-        distill.run(mixed, patch_teacher, bare, tmp_path / "mixed")
+    deaf = msgspec.structs.replace(recipe, distillation=Distillation(logit_weight=0.0))
+    with pytest.raises(DataError, match=r"32 of 32 images have no label.*only distillation learns from them"):
+        distill.run(deaf, patch_teacher, bare, tmp_path / "deaf")
     with pytest.raises(DataError, match="32 of 32 images have no label"):
         train_stage(bare, tmp_path / "trained")
 

@@ -9,7 +9,9 @@ from edgedet import models
 from edgedet.artifact import Artifact, DetectorSpec
 from edgedet.compress import prune
 from edgedet.compress.prune import PruneRecipe
-from edgedet.errors import NothingToPrune, RecipeError, TrainingError
+from edgedet.data.dataset import open_set
+from edgedet.data.index import UNLABELLED, Index
+from edgedet.errors import DataError, NothingToPrune, RecipeError, TrainingError
 from edgedet.models import structure
 from edgedet.models.bayes import BayesianResNet
 from edgedet.models.blocks import Gated, SpatialGate
@@ -19,6 +21,7 @@ from edgedet.models.variational import BayesianLinear
 from edgedet.preprocess import Preprocess
 from edgedet.training import stage
 from edgedet.training.config import TrainingConfig
+from edgedet.training.losses import label_loss
 
 RECIPE = PruneRecipe(
     stage="prune", keep=0.6, steps=2, round_to=8, training=TrainingConfig(epochs=1, batch_size=16, lr=0.01, amp=False)
@@ -115,6 +118,20 @@ def test_pruning_ends_before_the_step_that_takes_nothing_off_the_latency(pruned,
 def test_the_latency_of_a_step_is_measured_here(teacher, data, tmp_path):
     made = prune.run(msgspec.structs.replace(RECIPE, steps=1, keep=0.3, min_gain=0.01), teacher, data, tmp_path / "out")
     assert made.manifest.notes[-1].startswith("step 1: 0.")
+
+
+def test_taylor_reads_the_images_that_have_a_label(teacher, data):
+    rows = [msgspec.structs.replace(row, label=UNLABELLED) if n % 3 else row for n, row in enumerate(data.split("train").rows)]
+    recipe = msgspec.structs.replace(RECIPE, importance="taylor", images=100)
+    model = models.build(teacher)
+    images = open_set(Index(data.root, tuple(rows)), model.preprocess)
+    (loss,) = prune._losses(images, model.preprocess, recipe)(model.net)
+    known = [n for n in range(len(rows)) if n % 3 == 0]
+    pixels, labels = torch.from_numpy(images.gather(np.array(known))), torch.tensor([float(rows[n].label) for n in known])
+    torch.testing.assert_close(loss, label_loss(model(pixels), labels, recipe.training))
+    bare = open_set(Index(data.root, tuple(msgspec.structs.replace(row, label=UNLABELLED) for row in rows)), model.preprocess)
+    with pytest.raises(DataError, match="32 of 32 images have no label"):
+        prune._losses(bare, model.preprocess, recipe)
 
 
 def test_taylor_reads_training_images_and_is_the_same_again(teacher, data, tmp_path):

@@ -38,9 +38,12 @@ def test_the_columns_as_arrays() -> None:
 
 def test_labels_are_not_read_where_an_image_has_none() -> None:
     rows = (Row(path="a", label=0), Row(path="b", label=UNLABELLED), Row(path="c", label=1))
-    with pytest.raises(DataError, match=r"1 of 3 images have no label.*patch_weight = 1"):
+    with pytest.raises(DataError, match=r"1 of 3 images have no label.*only distillation learns from them"):
         _ = Index(Path("root"), rows).labels
     assert Index(Path("root"), rows).where(lambda row: row.label != UNLABELLED).labels.tolist() == [0, 1]
+    known = Index(Path("root"), rows).labels_or_nan
+    assert known.dtype == np.float32
+    np.testing.assert_array_equal(known, [np.nan if row.label == UNLABELLED else row.label for row in rows])
 
 
 def test_splits_and_rows_are_picked() -> None:
