@@ -18,6 +18,7 @@
     ├── QuantizeError            a graph cannot be quantized as asked
     ├── ExportError              a graph does not come out as promised
     │   └── ParityError          child and parent disagree by more than the gate allows
+    │       └── Collapsed        and the child no longer ranks images as the parent does
     ├── DeployError              a device cannot be reached, or does not take a bundle
     ├── ExplainError             a detector has no such map, or gives none that can be drawn
     ├── BenchError               a benchmark cannot be run as asked, or figures kept on file are not valid
@@ -100,6 +101,10 @@ class ExportError(EdgedetError):
 
 class ParityError(ExportError):
     """Child and parent disagree on the golden inputs by more than the gate allows."""
+
+
+class Collapsed(ParityError):
+    """So much that the child no longer ranks images as the parent does: rounding has taken what the network knew."""
 
 
 class DeployError(EdgedetError):

@@ -22,6 +22,7 @@ from edgedet.artifact import Artifact, Calibration, Draft, Figures, Gate, Manife
 from edgedet.data.index import Index
 from edgedet.errors import DataError, GateFailed
 from edgedet.evaluate import degrade, gates, slices, thresholds
+from edgedet.evaluate.collapse import collapse
 from edgedet.evaluate.gates import Evaluations, GateResult
 from edgedet.evaluate.slices import Evaluation
 
@@ -39,7 +40,7 @@ def assess(draft: Draft, data: Index, *, parent: Artifact | None, extra: Mapping
     """Measure the artifact in `draft` on the validation split of `data` and return its manifest with calibration and figures.
 
     Runs it under the conditions that thresholds are fitted on and every one that its gates name. A failed gate is
-    written down, not raised: see :func:`require_gates`.
+    written down, not raised: see :func:`require_gates`; so is a collapse (`edgedet.evaluate.collapse`), as the first note.
 
     Raises:
         DataError: there is no validation split, or the parent was validated on other images.
@@ -62,11 +63,13 @@ def assess(draft: Draft, data: Index, *, parent: Artifact | None, extra: Mapping
         "gates": [{"gate": gates.describe(r.gate), "outcome": r.outcome, "text": r.text} for r in results],
         **(extra or {}),
     }
+    metrics |= (lost := collapse(preview.manifest, metrics, parent))
     if parent:
         moved = thresholds.drift(parent.manifest.calibration, calibration, own[degrade.CLEAN].logits, val.labels)
         metrics["threshold_drift"] = [line.__dict__ for line in moved]
     _save(draft.path / VALIDATION, own, ancestors or own, val)
-    return msgspec.structs.replace(draft.so_far, calibration=calibration, metrics=metrics)
+    notes = (*(each["text"] for each in lost.values()), *draft.so_far.notes)
+    return msgspec.structs.replace(draft.so_far, calibration=calibration, metrics=metrics, notes=notes)
 
 
 def carry_over(draft: Draft, parent: Artifact) -> Manifest:

@@ -21,11 +21,16 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.artifact import Calibration, Figures
-from edgedet.errors import ParityError
+from edgedet.errors import Collapsed, ParityError
 from edgedet.preprocess import Pixels
 from edgedet.recipe import Config
 
 BATCH_SIZES = (1, 2, 7, 16)
+
+COLLAPSED = 0.5
+"""A child that is refused, and has kept less than this of its parent's order, is one whose ranking is lost, not moved."""
+_APART = 0.1
+"""Of the logits' scale: what INT8 may move a logit by is no order to keep."""
 
 Logits = npt.NDArray[np.float32]
 Run = Callable[[Pixels], Logits]
@@ -56,6 +61,8 @@ class Parity:
     """The differences, the worst batch size of each.
 
     max_difference, mean_difference: in logits; scale: of the parent's logits; flips of n verdicts.
+    order: of the pairs that the parent tells apart, the share that the child has in the parent's order less the share that it
+        has in reverse; ties are neither. 1 when the parent tells none apart.
     logits: the child's, float32 (N,), from the last batch size.
     """
 
@@ -64,6 +71,7 @@ class Parity:
     scale: float
     flips: int
     n: int
+    order: float
     batch_sizes: tuple[int, ...]
     logits: Logits
 
@@ -79,6 +87,22 @@ class Parity:
             "n": self.n,
             "batch_sizes": list(self.batch_sizes),
         }
+
+    def hold_lowered(self, gate: ParityGate, what: str, precision: str) -> None:
+        """As :meth:`hold`, for a child of lower precision: one that no longer ranks images as its parent is called by its name.
+
+        Raises:
+            ParityError: says which limit, by how much, and what to do.
+            Collapsed: it differs by more, and less than :data:`COLLAPSED` of the parent's order is left.
+        """
+        try:
+            self.hold(gate, what)
+        except ParityError as error:
+            if precision == "fp32" or self.order >= COLLAPSED:
+                raise
+            raise Collapsed(
+                f"COLLAPSED under {precision}: of the parent's order of the golden images {self.order:.0%} is left; {error}"
+            ) from error
 
     def hold(self, gate: ParityGate, what: str) -> None:
         """Refuse a child that differs by more than `gate` allows; `what` names it.
@@ -116,16 +140,26 @@ def compare(by_batch_size: Mapping[int, Logits], parent_logits: Logits, calibrat
     """The worst differences of logits (N,), one set for each batch size, to `parent_logits` (N,)."""
     expected = calibration.verdict(parent_logits)
     found = list(by_batch_size.values())
+    scale = max(1.0, float(np.abs(parent_logits).max()))
     differences = np.abs(np.stack(found).astype(np.float64) - parent_logits)  # (batch sizes, N)
     return Parity(
         max_difference=float(differences.max()),
         mean_difference=float(differences.mean(axis=1).max()),
-        scale=max(1.0, float(np.abs(parent_logits).max())),
+        scale=scale,
         flips=max(int((calibration.verdict(logits) != expected).sum()) for logits in found),
         n=len(parent_logits),
+        order=min(_order(logits, parent_logits, _APART * scale) for logits in found),
         batch_sizes=tuple(by_batch_size),
         logits=found[-1],
     )
+
+
+def _order(logits: Logits, parent_logits: Logits, apart: float) -> float:
+    """Kendall's tau of logits (N,) and the parent's, over the pairs that lie further than `apart` from each other there."""
+    theirs = parent_logits[:, None].astype(np.float64) - parent_logits
+    ours = logits[:, None].astype(np.float64) - logits
+    told = np.abs(theirs) > apart
+    return float((np.sign(ours) * np.sign(theirs))[told].mean()) if told.any() else 1.0
 
 
 def _in_batches(run: Run, pixels: Pixels, size: int) -> Logits:

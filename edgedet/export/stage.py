@@ -128,7 +128,7 @@ def run(config: ExportConfig, parent: Artifact, data: Index | None, out: Path, *
     Raises:
         ExportError: the target does not take this precision, or the graph is not what was promised, breaks a rule of TensorRT's
             or does not compile.
-        ParityError: its logits on the golden inputs are too far from the parent's.
+        ParityError: its logits on the golden inputs are too far from the parent's; Collapsed, where they rank nothing.
         QuantizeError: nothing can be quantized.
         DataError: no data for INT8 or FP16, or the ranges split overlaps those that judge.
         ArtifactError: `out` exists, or `parent` is neither a checkpoint nor an FP32 graph.
@@ -174,7 +174,11 @@ def write(made: Made, parent: Artifact, data: Index | None, out: Path) -> Artifa
     """
     golden = parent.golden
     measured = prove(made.graphs, golden.pixels, made.expected, parent)
-    measured.hold(made.limits, f"{parent.path} in {made.precision}")
+    what = f"{parent.path} in {made.precision}"
+    if made.stage == "export":
+        measured.hold_lowered(made.limits, what, made.precision)
+    else:  # a graph that was trained is held against what was trained, not against its parent
+        measured.hold(made.limits, what)
     if made.maps:
         likeness = export_maps.likeness(export_maps.further(made.lowered.model, golden.pixels), made.maps)
         made = replace(made, figures={**made.figures, "maps": likeness})

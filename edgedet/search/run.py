@@ -21,6 +21,7 @@ from edgedet.artifact import Artifact
 from edgedet.data.index import Index
 from edgedet.data.store import writing_file
 from edgedet.errors import BenchError, ExportError, ModelError, NothingToPrune, QuantizeError, TrainingError
+from edgedet.evaluate.collapse import COLLAPSE
 from edgedet.export import stage as export
 from edgedet.export.stage import ExportConfig
 from edgedet.search import cost, halving, result
@@ -158,6 +159,8 @@ class _Job:
         maker = self.maker
         try:
             made = maker.make(candidate, rung)
+            if lost := made.manifest.metrics.get(COLLAPSE):
+                return Failure(name=candidate.name, rung=rung, reason=lost["text"])
             (paid,) = cost.of([made], self.reference, maker.target, self.timing)
         except Interrupted:
             raise

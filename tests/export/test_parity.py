@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from edgedet.artifact import Calibration
-from edgedet.errors import ParityError
-from edgedet.export.parity import BATCH_SIZES, GATES, ParityGate, measure
+from edgedet.errors import Collapsed, ParityError
+from edgedet.export.parity import BATCH_SIZES, COLLAPSED, GATES, ParityGate, measure
 
 PIXELS = np.arange(16, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
 LOGITS = np.linspace(-4, 4, 16).astype(np.float32)
@@ -70,3 +70,35 @@ def test_a_logit_that_is_not_a_number_is_refused() -> None:
 def test_a_fixed_batch_is_refused() -> None:
     with pytest.raises(ParityError, match="a batch of 1 images gave logits of shape"):
         measure(lambda batch: np.zeros(2, np.float32), PIXELS, LOGITS, Calibration())
+
+
+def test_order_is_kendalls_of_the_pairs_that_the_parent_tells_apart() -> None:
+    rng = np.random.default_rng(0)
+    child = (LOGITS + 3 * rng.normal(size=16)).astype(np.float32)
+    child[3] = child[7]
+    agree = []
+    for i in range(16):
+        for j in range(i):
+            if abs(float(LOGITS[i]) - float(LOGITS[j])) > 0.4:  # a tenth of the scale
+                agree.append(0 if child[i] == child[j] else 1 if (child[i] > child[j]) == (LOGITS[i] > LOGITS[j]) else -1)
+    found = measure(lambda batch: child[batch[:, 0, 0, 0]], PIXELS, LOGITS, Calibration())
+    assert found.order == pytest.approx(np.mean(agree))
+    assert 0.1 < found.order < 0.9
+
+
+def test_a_child_of_lower_precision_that_ranks_nothing_has_collapsed() -> None:
+    constant = measure(lambda batch: np.full(len(batch), 3, np.float32), PIXELS, LOGITS, Calibration())
+    assert constant.order == 0 < COLLAPSED
+    with pytest.raises(Collapsed, match=r"COLLAPSED under int8: of the parent.s order .* 0% is left; child: "):
+        constant.hold_lowered(GATES["int8"], "child", "int8")
+    constant.hold_lowered(ParityGate(), "child", "int8")  # no limit is broken
+    moved = measure(lambda batch: parent(batch) + np.float32(3), PIXELS, LOGITS, Calibration())
+    for found, precision in ((constant, "fp32"), (moved, "int8")):
+        with pytest.raises(ParityError) as raised:
+            found.hold_lowered(GATES["int8"], "child", precision)
+        assert type(raised.value) is ParityError
+
+
+def test_a_parent_that_tells_no_image_from_another_has_no_order() -> None:
+    even = np.full(16, 0.5, np.float32)
+    assert measure(lambda batch: even[: len(batch)] + 2, PIXELS, even, Calibration()).order == 1

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -16,8 +17,10 @@ from tiny_search import search
 from edgedet.artifact import Artifact
 from edgedet.compress import teacher as answers
 from edgedet.errors import TrainingError
+from edgedet.evaluate.collapse import COLLAPSE
 from edgedet.search import run
 from edgedet.search.halving import Limits
+from edgedet.search.result import Failure
 
 NAMES = {f"student-keep{keep}-{precision}" for keep in ("1", "0.6") for precision in ("fp32", "int8")}
 
@@ -136,3 +139,12 @@ def test_a_stage_that_refuses_is_kept_as_a_failure_with_its_reason(recipe_path, 
 def test_what_is_searched_is_written_down(found, folder, teacher):
     kept = msgspec.json.decode((folder / run.SETTINGS).read_bytes())
     assert (kept["teacher"], kept["target"], kept["recipe"]["keep"]) == (teacher.digest, "cpu-x86", [1.0, 0.6])
+
+
+def test_a_graph_that_collapsed_is_refused_with_its_reason(teacher, tmp_path):
+    """Nothing is measured of it: what it lost is known from its manifest."""
+    lost = {COLLAPSE: {"text": "COLLAPSED under int8: for the test"}}
+    made = Artifact(teacher.path, msgspec.structs.replace(teacher.manifest, metrics=lost), "digest")
+    maker = SimpleNamespace(make=lambda candidate, rung: made)
+    job = run._Job(maker, None, None, None, None, tmp_path, None)
+    assert job.judged(SimpleNamespace(name="a-int8"), 1) == Failure(name="a-int8", rung=1, reason=lost[COLLAPSE]["text"])
