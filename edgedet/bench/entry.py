@@ -108,6 +108,12 @@ class Entry:
         """Of the network that it is."""
         return self.artifact.manifest.detector.name
 
+    @property
+    def precision(self) -> str:
+        """Of its first graph; a checkpoint's is FP32."""
+        graphs = self.artifact.manifest.graphs
+        return graphs[0].precision if graphs else "fp32"
+
     def model_only(self) -> Runner:
         """Single-stream: pixels to logits, one image a call."""
         return Cycle(self.runtime.run, self.pixels)

@@ -60,11 +60,12 @@ class Memory(Config, frozen=True, kw_only=True):
 
 
 class Share(Config, frozen=True, kw_only=True):
-    """A measured throughput as a share (1 is all of it) of one published for another machine, `of` images per second.
+    """A measured throughput as a share (1 is all of it) of another machine's, `of` images per second.
 
-    model, img_size, precision, batch: of the published row, whose network may only be the trunk of the measured one.
+    model, img_size, precision, batch: of the other row; a published one's network may only be the trunk of the measured one.
     """
 
+    kind: Kind = "published"
     value: float
     of: float
     device: str
@@ -88,6 +89,7 @@ class BenchRow(Config, frozen=True, kw_only=True):
     parity: the largest difference of a golden image's logit to the artifact's own, on this runtime.
     harness_ms: the p50 of a runner that does nothing; not subtracted. others_share: processors taken by others meanwhile.
     throttled: how often the processor slowed itself down for its heat meanwhile, None where the system does not tell.
+    detector: the network. accelerator: the GPU that it ran on, by its own name.
     error: why there are no figures; a failure is a row too.
     """
 
@@ -97,6 +99,8 @@ class BenchRow(Config, frozen=True, kw_only=True):
     source: str | None = None
     date: str | None = None
     device: Device
+    accelerator: str | None = None
+    detector: str | None = None
     runtime: str | None = None
     runtime_version: str | None = None
     precision: str | None = None

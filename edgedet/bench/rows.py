@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 
 from edgedet.artifact import Figures
-from edgedet.bench import probe, reference, steps
+from edgedet.bench import beside, probe, steps
+from edgedet.bench.beside import Beside
 from edgedet.bench.entry import Entry
 from edgedet.bench.power import Power
 from edgedet.bench.probe import Device
-from edgedet.bench.reference import PublishedRow
-from edgedet.bench.result import Accuracy, BenchRow, Interval, Memory, Point, Share
+from edgedet.bench.result import Accuracy, BenchRow, Interval, Memory, Point
 from edgedet.bench.scenarios import Comparison, Throughput
 from edgedet.bench.statistics import Latency, Ratio
 
@@ -44,25 +44,26 @@ def build(
     device: Device,
     measured: Measured | None,
     baseline: str,
-    published: Mapping[str, PublishedRow | str],
+    found: Mapping[str, Beside],
     metrics: Mapping[str, Figures],
 ) -> list[BenchRow]:
-    """The lines in the order of `entries`; a published one stands after the last entry that it belongs to.
+    """The lines in the order of `entries`; what is `found` to be set beside them stands after the last that it belongs to.
 
     metrics: by artifact digest, figures that take the place of the manifest's.
     """
     lines: list[BenchRow] = []
     for position, entry in enumerate(entries):
-        beside = published.get(entry.name)
-        notes = (beside,) if isinstance(beside, str) else ()
+        other = found.get(entry.name, "")
+        notes = (other,) if isinstance(other, str) and other else ()
         figures = metrics.get(entry.artifact.digest, entry.artifact.manifest.metrics)
         accuracy = accuracy_of(figures) if entry.weights == "trained" else None
         base = baseline if entry.weights == "trained" else _first_of_its_kind(entry, entries)
         line = _with_step(_row(entry, device, measured, base, accuracy, notes), entry, entries, measured)
-        lines.append(_with_share(line, beside) if isinstance(beside, PublishedRow) else line)
-        later = [published.get(other.name) for other in entries[position + 1 :]]
-        if isinstance(beside, PublishedRow) and beside not in later:
-            lines.append(published_row(beside))
+        lines.append(beside.with_share(line, other))
+        later = [found.get(each.name) for each in entries[position + 1 :]]
+        # On the machine itself what was measured takes the place of what was published.
+        if not isinstance(other, str) and other not in later and line.accelerator != beside.device_of(other):
+            lines.append(beside.line(other))
     return lines
 
 
@@ -70,46 +71,6 @@ def _first_of_its_kind(entry: Entry, entries: Sequence[Entry]) -> str:
     """The first untrained one of the same detector: of a network nobody trained only its own steps are comparable."""
     same = (e.name for e in entries if e.weights == "untrained" and e.detector_name == entry.detector_name)
     return next(same, entry.name)
-
-
-def published(entries: Sequence[Entry], device: str | None) -> dict[str, PublishedRow | str]:
-    """By entry name: the fastest published row of its architecture at its input size, or why there is none.
-
-    Raises:
-        BenchError: no figures are kept for `device`.
-    """
-    if device is None:
-        return {}
-    name = reference.device_name(device)
-    found: dict[str, PublishedRow | str] = {}
-    for entry in entries:
-        detector, preprocess = entry.detector_name, entry.artifact.manifest.preprocess
-        architecture = reference.architecture_of(detector)
-        if architecture is None:
-            found[entry.name] = f"no published row of the {name} for {detector}: it is none of the published architectures"
-            continue
-        square = preprocess.height == preprocess.width
-        rows = reference.find(architecture, preprocess.height, device=device) if square else []
-        size = f"{preprocess.height}x{preprocess.width}"
-        found[entry.name] = rows[0] if rows else f"no published row of the {name} for {architecture} at {size} px"
-    return found
-
-
-def published_row(row: PublishedRow) -> BenchRow:
-    """A published throughput as a line: it has no latency, and none is made from it."""
-    return BenchRow(
-        name=row.model,
-        kind="published",
-        source=f"{row.source.protocol}; {row.source.url}",
-        device=Device(name=row.device),
-        runtime=row.source.runtime,
-        precision=row.precision,
-        layout=row.layout,
-        img_size=(row.img_size, row.img_size),
-        batch=row.batch_size,
-        statistic="throughput",
-        throughput=(Point(batch=row.batch_size, images_per_second=row.samples_per_sec),),
-    )
 
 
 def accuracy_of(metrics: Figures) -> Accuracy | None:
@@ -137,7 +98,6 @@ def _row(
     accuracy: Accuracy | None,
     notes: tuple[str, ...],
 ) -> BenchRow:
-    manifest = entry.artifact.manifest
     figures: dict[str, Any] = {"error": entry.error}
     if measured is not None and entry.error is None:
         figures = _figures(entry, measured, baseline)
@@ -146,9 +106,10 @@ def _row(
         kind="measured",
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         device=device,
-        precision=manifest.graphs[0].precision if manifest.graphs else "fp32",
+        precision=entry.precision,
         layout="nhwc",
         img_size=entry.size,
+        detector=entry.detector_name,
         weights=entry.weights,
         digest=entry.artifact.digest,
         size_bytes=entry.artifact.model_bytes,
@@ -175,29 +136,13 @@ def _with_step(row: BenchRow, entry: Entry, entries: Sequence[Entry], measured: 
     return msgspec.structs.replace(row, bought=bought, notes=(*row.notes, *([remark] if remark else [])))
 
 
-def _with_share(row: BenchRow, beside: PublishedRow) -> BenchRow:
-    """The row with its share of the published throughput; a throughput is compared with a throughput, and nothing else is."""
-    best = row.best_throughput
-    if best is None:
-        return row
-    share = Share(
-        value=best.images_per_second / beside.samples_per_sec,
-        of=beside.samples_per_sec,
-        device=beside.device,
-        model=beside.model,
-        img_size=beside.img_size,
-        precision=beside.precision,
-        batch=beside.batch_size,
-    )
-    return msgspec.structs.replace(row, share=share)
-
-
 def _figures(entry: Entry, measured: Measured, baseline: str) -> dict[str, Any]:
     """The fields of a line that were measured."""
     name, warm_up, drawn = entry.name, measured.model.warm_ups[entry.name], measured.power.get(entry.name)
     return {
         "runtime": entry.described.get("runtime"),
         "runtime_version": entry.described.get("version"),
+        "accelerator": entry.described.get("accelerator"),
         "threads": entry.threads,
         "threads_p50_ms": dict(entry.threads_p50_ms),
         "memory": measured.memory.get(name),

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedet.artifact import Artifact, Figures
+from edgedet.bench import beside, memory, power, probe, result, rows, samples, scenarios
 from edgedet.bench import entry as entries_of
-from edgedet.bench import memory, power, probe, result, rows, samples, scenarios
 from edgedet.bench.entry import Entry, Threads
 from edgedet.bench.power import Power, Rails, Source
 from edgedet.bench.probe import CpuTime, Device
@@ -76,14 +76,14 @@ def run(
     names = [entry.name for entry in entries if entry.weights == "trained"] or [entry.name for entry in entries]
     if baseline is not None and baseline not in names:
         raise BenchError(f"no artifact to compare with is called {baseline!r}{nearest(baseline, names)}")
-    published = rows.published(entries, reference)
+    others = beside.find(entries, reference)
     images = entries_of.sample_images(data, entries)
     device, before = probe.device(), probe.cpu_time()
     drawn = _Drawn.at_rest(seconds / 4) if energy else _Drawn()
     for entry in entries:
         entry.prepare(images, threads=threads)
     measured = _measure([entry for entry in entries if entry.error is None], device, before, seconds, batches, drawn)
-    found = rows.build(entries, device, measured, baseline or names[0], published, metrics or {})
+    found = rows.build(entries, device, measured, baseline or names[0], others, metrics or {})
     if record is not None:
         result.append(record, found)
     if keep is not None and measured is not None:

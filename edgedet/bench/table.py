@@ -52,7 +52,7 @@ COLUMNS = (
     Column("file to score p50 ms", _latency(lambda row: row.end_to_end.p50_ms if row.end_to_end else None)),
     Column("preprocess p50 ms", _latency(lambda row: row.preprocess.p50_ms if row.preprocess else None)),
     Column("images/s (batch)", lambda row: _throughput(row)),
-    Column("% of published images/s", lambda row: _short(100 * row.share.value) if row.share else None),
+    Column("% of reference images/s", lambda row: _short(100 * row.share.value) if row.share else None),
     Column("images/J (batch)", lambda row: _per_joule(row)),
     Column("speed-up [95 %]", lambda row: _speedup(row)),
     Column("last step", lambda row: f"{row.bought.value:.2f} x" if row.bought else None),
@@ -106,7 +106,7 @@ def footnotes(rows: Sequence[BenchRow]) -> list[str]:
     notes = [_where(row) for row in rows if row.kind == "measured"]
     notes += [f"{MARKS[row.kind]} {row.kind}: {row.name} on {row.device.name}: {row.source}" for row in rows if MARKS[row.kind]]
     notes += [f"speed-up: {row.statistic} of {row.speedup.baseline} / {row.statistic}, one run" for row in rows if row.speedup]
-    notes += [f"% of published images/s, {row.name}: {_of(row.share)}" for row in rows if row.share]
+    notes += [f"% of reference images/s, {row.name}: {_of(row.share)}" for row in rows if row.share]
     notes += [f"images/J: {_drawn(row.power)}" for row in rows if row.power]
     notes += [f"no energy: {row.power_reason}" for row in rows if row.power_reason]
     notes += [note for row in rows for note in _twice(row, rows)]
@@ -138,7 +138,7 @@ def _twice(row: BenchRow, rows: Sequence[BenchRow]) -> list[str]:
 def _of(share: Share) -> str:
     """Which published throughput it is a share of."""
     what = f"{share.model} at {share.img_size} px, {share.precision}, batch {share.batch}"
-    return f"images/s here / {share.of:,.0f} published for {what} on the {share.device}; throughputs, not latencies"
+    return f"images/s here / {share.of:,.0f} {share.kind} for {what} on the {share.device}; throughputs, not latencies"
 
 
 def _drawn(power: Power) -> str:
@@ -154,7 +154,8 @@ def _harness(rows: Sequence[BenchRow]) -> str:
 def _where(row: BenchRow) -> str:
     cores = f", {row.device.cores} cores" if row.device.cores else ""
     flags = f" ({', '.join(row.device.flags)})" if row.device.flags else ""
-    return f"measured on {row.device.name}{cores}{flags}, {row.device.system}, {(row.date or '')[:10]}"
+    card = f"{row.accelerator}, " if row.accelerator else ""
+    return f"measured on {card}{row.device.name}{cores}{flags}, {row.device.system}, {(row.date or '')[:10]}"
 
 
 def _warnings(rows: Sequence[BenchRow]) -> list[str]:

@@ -99,6 +99,7 @@ class TensorRtRuntime:
             "runtime": self.name,
             "version": self._about.tensorrt,
             "device": self._about.device,
+            "accelerator": self._about.device,
             "largest_batch": self._largest,
             "cuda_graph": self._recordable,
         }

@@ -44,7 +44,9 @@ class TorchRuntime:
 
     def describe(self) -> dict[str, str | int | bool]:
         """The library's version, the device and the threads."""
+        card = {"accelerator": self._torch.cuda.get_device_name(self._device)} if self._device.type == "cuda" else {}
         return {
+            **card,
             "runtime": self.name,
             "version": str(self._torch.__version__),
             "device": str(self._device),

@@ -9,6 +9,7 @@ from edgedet.bench import entry, power, reference, result, samples, stage, table
 from edgedet.data.index import Index, Row
 from edgedet.errors import BenchError
 from edgedet.preprocess import Preprocess
+from edgedet.runtime.onnxruntime import OnnxRuntime
 
 ORT = ["onnxruntime"]
 INTERVAL = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 100, "reason": ""}
@@ -127,6 +128,16 @@ def test_published_rows_stand_beside_the_anchor(make_onnx_artifact, run, monkeyp
     assert [row.speedup.baseline for row in rows[:3]] == ["mine", "fp32", "fp32"]
     assert rows[0].accuracy is None
     assert rows[0].notes == ("no published row of the NVIDIA GeForce RTX 3090 for resnet50 at 8x8 px",)
+
+
+def test_on_the_reference_machine_nothing_published_stands_beside(make_onnx_artifact, run, monkeypatch):
+    card = "NVIDIA GeForce RTX 3090"
+    described = OnnxRuntime.describe
+    monkeypatch.setattr(OnnxRuntime, "describe", lambda self: {**described(self), "accelerator": card})
+    monkeypatch.setattr(stage, "_memory", lambda entry: None)
+    monkeypatch.setitem(reference._ARCHITECTURES, "tiny", "resnet50")
+    (row,) = run([make_onnx_artifact("mine", preprocess=Preprocess(height=224, width=224))], batches=(1,))
+    assert (row.kind, row.accelerator, row.detector, row.share) == ("measured", card, "tiny", None)
 
 
 def test_a_failure_is_a_row_with_its_reason(make_onnx_artifact, run, tmp_path, monkeypatch):

@@ -112,10 +112,10 @@ def test_a_share_of_a_published_throughput_names_its_row():
     share = Share(value=44.4 / 3729.86, of=3729.86, device="A CARD", **of)
     shown = table.markdown([replace(TEACHER, share=share), PUBLISHED])
     found = cells(shown)
-    assert found["teacher"]["% of published images/s"] == "1.19"
-    assert found["resnet50"]["% of published images/s"] == "–"
+    assert found["teacher"]["% of reference images/s"] == "1.19"
+    assert found["resnet50"]["% of reference images/s"] == "–"
     words = "images/s here / 3,730 published for resnet50 at 224 px, amp, batch 1024 on the A CARD; throughputs, not latencies"
-    assert f"- % of published images/s, teacher: {words}" in shown
+    assert f"- % of reference images/s, teacher: {words}" in shown
 
 
 def test_energy_has_a_column_or_a_reason():
