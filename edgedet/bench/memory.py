@@ -16,11 +16,13 @@ import numpy as np
 
 from edgedet.artifact import Artifact
 from edgedet.bench.result import Memory
-from edgedet.errors import BenchError
+from edgedet.errors import BenchError, RuntimeUnavailable
 from edgedet.preprocess import Preprocess
 from edgedet.runtime import base
+from edgedet.runtime.cuda import Cuda
 
 _RUNS = 5
+_ON_GPU = ("tensorrt", "torch", "torch-compile")
 _TIMEOUT = 300.0
 
 
@@ -63,8 +65,24 @@ def blank(preprocess: Preprocess, batch: int = 1) -> np.ndarray[tuple[int, ...],
 def _child(path: str, runtime: str, threads: int) -> None:
     """What the new process does; the answer is one line of JSON."""
     artifact = Artifact.load(path, verify=False)
+    free = free_on_device(runtime)
     before = peak_bytes()
     loaded = base.load(artifact, runtime=runtime, threads=threads)
     for _ in range(_RUNS):
         loaded.run(blank(artifact.manifest.preprocess))
-    print(msgspec.json.encode(Memory(peak_bytes=peak_bytes(), base_bytes=before)).decode())
+    left = free_on_device(runtime)
+    taken = None if free is None or left is None else max(0, free - left)
+    print(msgspec.json.encode(Memory(peak_bytes=peak_bytes(), base_bytes=before, device_bytes=taken)).decode())
+
+
+def free_on_device(runtime: str) -> int | None:
+    """Free bytes of the GPU that `runtime` uses; None when it uses none, or none is there.
+
+    CUDA's own context is there by then, so that it counts as no model's. What others take or give back meanwhile is counted.
+    """
+    if runtime not in _ON_GPU:
+        return None
+    try:
+        return Cuda().free_bytes
+    except RuntimeUnavailable:
+        return None

@@ -53,10 +53,14 @@ class Accuracy(Config, frozen=True, kw_only=True):
 
 
 class Memory(Config, frozen=True, kw_only=True):
-    """Peak resident bytes of a process that only runs this artifact; `base_bytes`: before the model was loaded."""
+    """Peak resident bytes of a process that only runs this artifact; `base_bytes`: before the model was loaded.
+
+    device_bytes: what the model took of the GPU's memory, None where none runs it.
+    """
 
     peak_bytes: int
     base_bytes: int
+    device_bytes: int | None = None
 
 
 class Share(Config, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from edgedet.bench import probe
 from edgedet.bench.power import Power
-from edgedet.bench.result import BenchRow, Interval, Share
+from edgedet.bench.result import BenchRow, Interval, Memory, Share
 from edgedet.bench.statistics import UNSTEADY_COV
 from edgedet.errors import BenchError
 
@@ -46,6 +46,7 @@ COLUMNS = (
     Column("max Δ logit", lambda row: None if row.parity is None else f"{row.parity:.1g}"),
     Column("size KB", lambda row: None if row.size_bytes is None else _short(row.size_bytes / 1000)),
     Column("peak MB", lambda row: None if row.memory is None else _short(row.memory.peak_bytes / 1e6)),
+    Column("GPU MB", lambda row: _on_device(row.memory)),
     Column("p50 ms", _latency(lambda row: row.latency.p50_ms if row.latency else None)),
     Column("p90 ms", _latency(lambda row: row.latency.p90_ms if row.latency else None)),
     Column("p99 ms", _latency(lambda row: row.latency.p99_ms if row.latency else None)),
@@ -231,6 +232,10 @@ def _pixels(row: BenchRow) -> str | None:
 def _throughput(row: BenchRow) -> str | None:
     best = row.best_throughput
     return None if best is None else f"{_short(best.images_per_second)} ({best.batch})"
+
+
+def _on_device(memory: Memory | None) -> str | None:
+    return None if memory is None or memory.device_bytes is None else _short(memory.device_bytes / 1e6)
 
 
 def _per_joule(row: BenchRow) -> str | None:

@@ -23,6 +23,7 @@ SIGNATURES: Mapping[str, tuple[Any, ...]] = {
     "cudaGetDeviceCount": (POINTER(c_int),),
     "cudaGetDeviceProperties": (c_void_p, c_int),
     "cudaDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
+    "cudaMemGetInfo": (POINTER(c_size_t), POINTER(c_size_t)),
     "cudaMalloc": (POINTER(c_void_p), c_size_t),
     "cudaFree": (c_void_p,),
     "cudaHostAlloc": (POINTER(c_void_p), c_size_t, c_uint),
@@ -79,6 +80,13 @@ class Cuda:
     def multiprocessors(self) -> int:
         """How many the device has."""
         return self._attribute(_MULTIPROCESSORS)
+
+    @property
+    def free_bytes(self) -> int:
+        """Of the device's memory, whoever holds the rest; on a board that shares it with the processor, of all memory."""
+        free, total = c_size_t(), c_size_t()
+        self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
+        return free.value
 
     def allocate(self, nbytes: int) -> int:
         """The address of `nbytes` of the device's memory."""

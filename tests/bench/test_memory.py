@@ -1,7 +1,9 @@
+import msgspec
 import numpy as np
 import pytest
 
 from edgedet.bench import memory
+from edgedet.bench.result import Memory
 from edgedet.errors import BenchError
 from edgedet.preprocess import Preprocess
 
@@ -16,6 +18,23 @@ def test_the_size_of_the_benchmark_is_not_the_models(make_onnx_artifact):
 def test_a_process_that_fails_says_why(make_onnx_artifact):
     with pytest.raises(BenchError, match=r"memory could not be measured: .*expected `logit`"):
         memory.measure(make_onnx_artifact(output="probability"), runtime="onnxruntime", threads=1)
+
+
+def test_what_a_model_takes_of_the_gpu_is_the_difference_of_what_is_free(make_onnx_artifact, monkeypatch, capsys):
+    left = iter([8_000_000, 5_000_000])
+
+    class Card:
+        @property
+        def free_bytes(self):
+            return next(left)
+
+    monkeypatch.setattr(memory, "Cuda", Card)
+    path = str(make_onnx_artifact().path)
+    memory._child(path, "onnxruntime", 1)
+    assert msgspec.json.decode(capsys.readouterr().out, type=Memory).device_bytes is None  # it does not use one
+    monkeypatch.setattr(memory, "_ON_GPU", ("onnxruntime",))
+    memory._child(path, "onnxruntime", 1)
+    assert msgspec.json.decode(capsys.readouterr().out, type=Memory).device_bytes == 3_000_000
 
 
 def test_without_the_kernels_mark_the_systems_is_used(tmp_path):

@@ -132,6 +132,12 @@ def test_energy_has_a_column_or_a_reason():
     assert replace(TEACHER, power=replace(drawn, loads=(loads[2],))).best_load is None
 
 
+def test_memory_of_a_gpu_has_a_column_where_there_is_one():
+    there = replace(TEACHER, memory=replace(TEACHER.memory, device_bytes=310_000_000))
+    assert cells(table.markdown([there]))["teacher"]["GPU MB"] == "310"
+    assert "GPU MB" not in cells(table.markdown([TEACHER]))["teacher"]
+
+
 def test_preprocessing_alone_has_a_column():
     found = cells(table.markdown([replace(TEACHER, preprocess=STUDENT.latency), PUBLISHED]))
     assert (found["teacher"]["preprocess p50 ms"], found["resnet50"]["preprocess p50 ms"]) == ("0.0312", "–")
