@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 2
 
 .PHONY: demo test lint typecheck bench clean
 
@@ -15,8 +16,8 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## the whole story on the embedded data, ending with the table
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash train/pipeline.sh demo
 
-test: $(STAMP) lint typecheck  ## every test, the slow ones too
-	$(BIN)/python -m pytest
+test: $(STAMP) lint typecheck  ## every test, the slow ones too, in JOBS processes
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
