@@ -207,7 +207,7 @@ class Study:
         config = recipe.load("train", "cifake-prune", PruneRecipe, changes)
         student, teacher = self.student(seed), self.teacher(seed)
         return self._made(
-            seed, f"pruned-{keep}", lambda out: prune.run(config, student, self.data, out, teacher=teacher, resume=True)
+            seed, f"pruned-{keep}", lambda out: prune.run(config, student, self.data, out, teachers=(teacher,), resume=True)
         )
 
     def _trained(self, student: Artifact, seed: int, out: Path) -> Artifact:
