@@ -1,9 +1,9 @@
 """Every detector of the zoo on every target: ``python benchmarks/zoo.py [DETECTOR...] [--again] [--draw]``.
 
-Each is built with untrained weights at its published input, by the stages that `edgedet` runs: exported in FP32 and held
-against parity; in INT8 for cpu-x86; in FP32, FP16 and INT8 for rtx-3090, linted and compiled ahead of time for compute
-capability 8.6; and pruned to 0.7 of its multiply-accumulates without fine-tuning, and exported and compiled again. What is
-refused stays with its reason. Nothing here is a measurement of speed: no GPU runs anything.
+Each is built with untrained weights at its published input (SPAI at one patch of four), by the stages that `edgedet` runs:
+exported in FP32 and held against parity; in INT8 for cpu-x86; in FP32, FP16 and INT8 for rtx-3090, linted and compiled ahead
+of time for compute capability 8.6; and pruned to 0.7 of its multiply-accumulates without fine-tuning, and exported and compiled
+again. What is refused stays with its reason. Nothing here is a measurement of speed: no GPU runs anything.
 
 A detector is measured in a process of its own with a limit on memory and time, so that one that fails is one row that says
 so. Rows of the same code and tools are kept (``--again`` measures them anew). Writes benchmarks/results/zoo.json after every
@@ -49,7 +49,7 @@ def measure(name: str, answer: Path, gigabytes: float) -> None:
     """Write the row of one detector to `answer`, again after each of its parts."""
     limit = int(gigabytes * (1 << 30))
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    preprocess = models.lookup(name).preprocess
+    _, preprocess = row.subject(name)
     made: store.Row = {"name": name, "input": f"{preprocess.height}x{preprocess.width}", "tools": tool_versions(*row.TOOLS)}
     made |= {**row.facts(name), "parts": {}}
     for what, part in row.measured(name):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import onnx
 
 from edgedet import models
@@ -28,6 +29,7 @@ from edgedet.export.stage import ExportConfig, run
 from edgedet.models.macs import macs
 from edgedet.models.pixels import PixelModel
 from edgedet.models.structure import count_parameters
+from edgedet.preprocess import Preprocess
 from edgedet.target import Precision
 
 Part = dict[str, Any]
@@ -68,12 +70,25 @@ def facts(name: str) -> Part:
     return {"parameters": count_parameters(model.net), "mmacs": macs(model) / 1e6}
 
 
+ONE_PATCH = {"spai": 224}
+"""Measured at one patch: four, its published input, take hours of a processor, and their graph has the same layers."""
+
+
+def subject(name: str) -> tuple[DetectorSpec, Preprocess]:
+    """What is measured of a detector, and at which input: the published one, or one patch of it."""
+    preprocess = models.lookup(name).preprocess
+    if name not in ONE_PATCH:
+        return DetectorSpec(name=name), preprocess
+    side = ONE_PATCH[name]
+    return DetectorSpec(name=name), msgspec.structs.replace(preprocess, height=side, width=side)
+
+
 def measured(name: str) -> Iterator[tuple[str, Part]]:
     """The parts of a row, each as soon as it is there: ``cpu-x86 fp32``, ``rtx-3090 int8``, ``pruned``, ..."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         data = as_ranges(work)
-        checkpoint = untrained(work / "checkpoint", DetectorSpec(name=name), models.lookup(name).preprocess)
+        checkpoint = untrained(work / "checkpoint", *subject(name))
         yield from exported(checkpoint, data, work)
         yield "pruned", _told(lambda: _pruned(name, work))
         if (work / "pruned").is_dir():
@@ -149,8 +164,7 @@ def _pruned(name: str, work: Path) -> Part:
         said.reasons = narrow(model, name, recipe, lambda candidate: macs(candidate) <= KEEP * said.before)
         said.after = macs(model)
 
-    preprocess = models.lookup(name).preprocess
-    made = untrained(work / "pruned", DetectorSpec(name=name), preprocess, change=prune)
+    made = untrained(work / "pruned", *subject(name), change=prune)
     return {
         "macs_left": said.after / said.before,
         "parameters": count_parameters(models.build(made).net),

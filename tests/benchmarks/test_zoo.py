@@ -13,6 +13,13 @@ from edgedet import models
 from edgedet.export import compile as compiler
 
 
+def test_a_detector_is_measured_at_its_published_input_and_spai_at_one_patch():
+    for name, side in (("npr", 224), ("ram-net", 256), ("spai", 224)):
+        spec, preprocess = row.subject(name)
+        assert (spec.name, preprocess.height, preprocess.width) == (name, side, side)
+    assert models.lookup("spai").preprocess.height == 2 * 224
+
+
 def test_a_rows_code_is_its_builders_module_and_all_that_it_imports():
     found = row.sources("ram-net")
     assert {"ram", "blocks", "table", "layout"} <= set(found)
