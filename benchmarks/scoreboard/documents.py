@@ -97,7 +97,7 @@ mean for INT8. "In integers": convolutions and matrix products of the ONNX graph
 "Kernels in INT8": convolutions, then matrix products, in the kernel table of NVIDIA's compiler, ahead of time for compute
 capability 8.6, on no GPU; memory is what it states for weights, activations and scratch at batches of up to 16. "Pruned": the
 share of the multiply-accumulates left when {KEEP:.0%} was asked for, by magnitude and without fine-tuning, and the kernels of
-that network.
+that network. SPAI was measured at one patch; its multiply-accumulates are of the four of its published input.
 
 """
 
