@@ -40,8 +40,9 @@ def find(entries: Sequence[Entry], device: str | None, lines: Path | None = None
 def _measured(entry: Entry, rows: Sequence[BenchRow]) -> BenchRow | None:
     preprocess = entry.artifact.manifest.preprocess
     wanted = (entry.detector_name, (preprocess.height, preprocess.width), entry.precision)
-    same = [row for row in rows if (row.detector, row.img_size, row.precision) == wanted and row.throughput]
-    return max(same, key=lambda row: max(point.images_per_second for point in row.throughput), default=None)
+    same = [row for row in rows if (row.detector, row.img_size, row.precision) == wanted]
+    timed = [(best.images_per_second, row) for row in same if (best := row.best_throughput) is not None]
+    return max(timed, key=lambda each: each[0], default=(0.0, None))[1]
 
 
 def _published(entry: Entry, device: str, name: str) -> PublishedRow | str:

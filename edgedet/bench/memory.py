@@ -22,7 +22,6 @@ from edgedet.runtime import base
 from edgedet.runtime.cuda import Cuda
 
 _RUNS = 5
-_ON_GPU = ("tensorrt", "torch", "torch-compile")
 _TIMEOUT = 300.0
 
 
@@ -80,7 +79,7 @@ def free_on_device(runtime: str) -> int | None:
 
     CUDA's own context is there by then, so that it counts as no model's. What others take or give back meanwhile is counted.
     """
-    if runtime not in _ON_GPU:
+    if not base.RUNTIMES[runtime].gpu:
         return None
     try:
         return Cuda().free_bytes

@@ -7,7 +7,10 @@ at zero, such a block gives what it takes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,15 +26,10 @@ def blocks(net: nn.Module, x: Tensor) -> list[str]:
     """
     taken: dict[str, Tensor] = {}
 
-    def see(name: str) -> None:
-        def hook(_: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-            given = inputs[0] if len(inputs) == 1 else None
-            if isinstance(given, Tensor) and isinstance(output, Tensor) and given.shape == output.shape:
-                taken[name] = given
+    def see(name: str, given: object, output: object) -> None:
+        if isinstance(given, Tensor) and isinstance(output, Tensor) and given.shape == output.shape:
+            taken[name] = given
 
-        handles.append(net.get_submodule(name).register_forward_hook(hook))
-
-    handles: list[torch.utils.hooks.RemovableHandle] = []
     names = [
         f"{parent}.{key}" if parent else key
         for parent, row in net.named_modules()
@@ -39,11 +37,8 @@ def blocks(net: nn.Module, x: Tensor) -> list[str]:
         for key, block in row.named_children()
         if any(True for _ in block.parameters())
     ]
-    for name in names:
-        see(name)
-    _quietly(net, x)
-    for handle in handles:
-        handle.remove()
+    with _seen(net, names, see):
+        _quietly(net, x)
     found = [name for name, given in taken.items() if _adds(net.get_submodule(name), given)]
     # A row of residual blocks gives what it takes as well: of rows within rows the blocks of the innermost count.
     return [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
@@ -57,19 +52,13 @@ def influence(net: nn.Module, names: Iterable[str], batches: Iterable[Tensor]) -
     """
     totals, images = dict.fromkeys(names, 0.0), 0
 
-    def measure(name: str) -> torch.utils.hooks.RemovableHandle:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            cosines = F.cosine_similarity(inputs[0].flatten(1), output.flatten(1), dim=1)
-            totals[name] += float((1 - cosines).sum())
+    def measure(name: str, given: Tensor, output: Tensor) -> None:
+        totals[name] += float((1 - F.cosine_similarity(given.flatten(1), output.flatten(1), dim=1)).sum())
 
-        return net.get_submodule(name).register_forward_hook(hook)
-
-    handles = [measure(name) for name in totals]
-    for batch in batches:
-        _quietly(net, batch)
-        images += len(batch)
-    for handle in handles:
-        handle.remove()
+    with _seen(net, totals, measure):
+        for batch in batches:
+            _quietly(net, batch)
+            images += len(batch)
     return {name: total / max(images, 1) for name, total in totals.items()}
 
 
@@ -79,6 +68,20 @@ def shorten(net: nn.Module, changes: dict[str, float], share: float) -> list[str
     names = sorted(changes, key=lambda name: changes[name])[: max(goes, 0)]
     structure.apply(net, dict.fromkeys(names, ()))
     return names
+
+
+@contextmanager
+def _seen(net: nn.Module, names: Iterable[str], see: Callable[[str, Any, Any], None]) -> Iterator[None]:
+    """Tell `see` the name, the input (None of several) and the output of these layers, in the passes made inside the block."""
+    with ExitStack() as held:
+        for name in names:
+            told = functools.partial(_tell, see, name)
+            held.callback(net.get_submodule(name).register_forward_hook(told).remove)
+        yield
+
+
+def _tell(see: Callable[[str, Any, Any], None], name: str, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    see(name, inputs[0] if len(inputs) == 1 else None, output)
 
 
 def _adds(block: nn.Module, given: Tensor) -> bool:

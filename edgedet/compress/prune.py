@@ -146,7 +146,7 @@ def run(
         notes: list[str] = []
         for step in range(config.steps):
             left = 1 - (1 - config.keep) * (step + 1) / config.steps
-            whole = copy.deepcopy(model)
+            whole = copy.deepcopy(model) if config.min_gain else model
             done = job.prune(model, before * left, step)
             notes += [f"taken out whole: {', '.join(done.removed)}"] if done.removed else []
             notes += [f"{name}: not pruned: {why}" for name, why in done.reasons.items()] if step == 0 else []

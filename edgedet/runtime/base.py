@@ -59,7 +59,7 @@ class Entry:
     """A line of the table: the module that loads it, the package it needs, the kinds of artifact that it runs.
 
     automatic: the first such one of a kind is what ``auto`` loads. rival: a benchmark may find it faster and take it instead.
-    shared: several threads may call `run` at once.
+    shared: several threads may call `run` at once. gpu: it runs on a GPU where there is one.
     """
 
     module: str
@@ -68,6 +68,7 @@ class Entry:
     automatic: bool = True
     rival: bool = False
     shared: bool = False
+    gpu: bool = False
 
 
 class _Module(Protocol):
@@ -77,9 +78,9 @@ class _Module(Protocol):
 RUNTIMES: Mapping[str, Entry] = {
     "onnxruntime": Entry("edgedet.runtime.onnxruntime", "onnxruntime", ("onnx",), shared=True),
     "openvino": Entry("edgedet.runtime.openvino", "openvino", ("onnx",), automatic=False, rival=True),
-    "tensorrt": Entry("edgedet.runtime.tensorrt", "tensorrt", ("engine",)),
-    "torch": Entry("edgedet.runtime.torch", "torch", ("checkpoint",)),
-    "torch-compile": Entry("edgedet.runtime.compiled", "torch", ("checkpoint",), automatic=False),
+    "tensorrt": Entry("edgedet.runtime.tensorrt", "tensorrt", ("engine",), gpu=True),
+    "torch": Entry("edgedet.runtime.torch", "torch", ("checkpoint",), gpu=True),
+    "torch-compile": Entry("edgedet.runtime.compiled", "torch", ("checkpoint",), automatic=False, gpu=True),
     "null": Entry("edgedet.runtime.null", None, ("checkpoint", "onnx", "engine"), automatic=False),
 }
 

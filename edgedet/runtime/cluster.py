@@ -26,7 +26,6 @@ from edgedet.runtime.connection import last_line
 from edgedet.runtime.detector import Detector, Prediction, batch_limit, threshold_of
 
 _MOST = 16  # batches a share, so that handing out and collecting shares takes little of the time
-_ON_GPU = ("tensorrt", "torch", "torch-compile")
 _OF_PREDICTION = tuple(field.name for field in dataclasses.fields(Prediction))
 
 log = logging.getLogger("edgedet.runtime.cluster")
@@ -117,7 +116,7 @@ def stream(
         folder=str(Path.cwd()) if relative else None,
     )
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = int(job.runtime in _ON_GPU and any(node.get("GPU", 0) for node in nodes))
+    gpus = int(base.RUNTIMES[job.runtime].gpu and any(node.get("GPU", 0) for node in nodes))
     slots = processes(nodes, job.threads, gpus)
     shares = cut(files, batch_limit(artifact.manifest.preprocess, batch_size), slots)
     slots = min(slots, len(shares))

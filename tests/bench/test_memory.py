@@ -1,3 +1,5 @@
+import dataclasses
+
 import msgspec
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from edgedet.bench import memory
 from edgedet.bench.result import Memory
 from edgedet.errors import BenchError
 from edgedet.preprocess import Preprocess
+from edgedet.runtime import base
 
 
 def test_the_size_of_the_benchmark_is_not_the_models(make_onnx_artifact):
@@ -32,7 +35,8 @@ def test_what_a_model_takes_of_the_gpu_is_the_difference_of_what_is_free(make_on
     path = str(make_onnx_artifact().path)
     memory._child(path, "onnxruntime", 1)
     assert msgspec.json.decode(capsys.readouterr().out, type=Memory).device_bytes is None  # it does not use one
-    monkeypatch.setattr(memory, "_ON_GPU", ("onnxruntime",))
+    on_gpu = dataclasses.replace(base.RUNTIMES["onnxruntime"], gpu=True)
+    monkeypatch.setattr(base, "RUNTIMES", {**base.RUNTIMES, "onnxruntime": on_gpu})
     memory._child(path, "onnxruntime", 1)
     assert msgspec.json.decode(capsys.readouterr().out, type=Memory).device_bytes == 3_000_000
 
