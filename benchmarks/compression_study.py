@@ -147,7 +147,8 @@ class Study:
     def rows(self, seeds: Sequence[int], known: Sequence[Row]) -> Iterator[Row]:
         """The figures of each row of each seed, as they are made; what `known` has of the same artifact is not scored again."""
         for seed in seeds:
-            for name, make in self.steps(seed):
+            teacher = self._made(seed, TEACHER, self.steps(seed)[TEACHER])
+            for name, make in self.steps(seed).items():
                 print(f"{self.case.name}, seed {seed}: {name}", flush=True)
                 before = next((each for each in known if _place(each) == (seed, name)), {})
                 try:
@@ -156,7 +157,7 @@ class Study:
                     yield {"seed": seed, "name": name, "refused": str(error)}
                     continue
                 again = before.get("digest") == artifact.digest
-                yield before if again else {"seed": seed, "name": name, **self._row(artifact, self._made(seed, TEACHER, make))}
+                yield before if again else {"seed": seed, "name": name, **self._row(artifact, teacher)}
 
     def latency(self, seconds: float) -> dict[str, Any]:
         """The first seed's rows beside each other: p50 in ms, and how many times as fast as the teacher's graph."""
@@ -175,21 +176,18 @@ class Study:
 
     def graphs(self, seed: int) -> dict[str, Artifact]:
         """What is there of a seed, by step."""
-        paths = {name: self._path(seed, name) for name, _ in self.steps(seed)}
+        paths = {name: self._path(seed, name) for name in self.steps(seed)}
         return {name: Artifact.load(path) for name, path in paths.items() if path.exists()}
 
-    def steps(self, seed: int) -> Iterator[tuple[str, Callable[[Path], Artifact]]]:
-        """The graphs of a seed, the teacher's first, and how each is made at a path."""
-        yield TEACHER, self._exported(self.teacher(seed), "fp32")
+    def steps(self, seed: int) -> dict[str, Callable[[Path], Artifact]]:
+        """The graphs of a seed, the teacher's first, and how each is made at a path, with what it is made of."""
+        found = {TEACHER: self._exported(lambda: self.teacher(seed), "fp32")}
         if self.case.student is not None:
-            yield "student", self._exported(self.student(seed), "fp32")
-        student = self.student(seed)
-        for keep in KEEP:
-            yield f"pruned to {keep} %", self._exported(self.pruned(seed, keep), "fp32")
-        yield "INT8", self._exported(student, "int8")
-        yield "INT8, trained", lambda out: self._trained(student, seed, out)
-        for keep in KEEP[1:]:
-            yield f"pruned to {keep} %, INT8", self._exported(self.pruned(seed, keep), "int8")
+            found["student"] = self._exported(lambda: self.student(seed), "fp32")
+        found |= {f"pruned to {keep} %": self._exported(self._pruning(seed, keep), "fp32") for keep in KEEP}
+        found["INT8"] = self._exported(lambda: self.student(seed), "int8")
+        found["INT8, trained"] = lambda out: self._trained(seed, out)
+        return found | {f"pruned to {keep} %, INT8": self._exported(self._pruning(seed, keep), "int8") for keep in KEEP[1:]}
 
     def student(self, seed: int) -> Artifact:
         """The checkpoint that is compressed."""
@@ -210,12 +208,15 @@ class Study:
             seed, f"pruned-{keep}", lambda out: prune.run(config, student, self.data, out, teachers=(teacher,), resume=True)
         )
 
-    def _trained(self, student: Artifact, seed: int, out: Path) -> Artifact:
-        config = recipe.load("train", "int8-finetune", QatRecipe, [*self.case.qat, f"training.seed={seed}"])
-        return qat.run(config, student, self.data, out, resume=True)
+    def _pruning(self, seed: int, keep: int) -> Callable[[], Artifact]:
+        return lambda: self.pruned(seed, keep)
 
-    def _exported(self, checkpoint: Artifact, precision: Precision) -> Callable[[Path], Artifact]:
-        return lambda out: export.run(ExportConfig(precision=precision), checkpoint, self.data, out)
+    def _trained(self, seed: int, out: Path) -> Artifact:
+        config = recipe.load("train", "int8-finetune", QatRecipe, [*self.case.qat, f"training.seed={seed}"])
+        return qat.run(config, self.student(seed), self.data, out, resume=True)
+
+    def _exported(self, checkpoint: Callable[[], Artifact], precision: Precision) -> Callable[[Path], Artifact]:
+        return lambda out: export.run(ExportConfig(precision=precision), checkpoint(), self.data, out)
 
     def _made(self, seed: int, name: str, make: Callable[[Path], Artifact]) -> Artifact:
         path = self._path(seed, name)

@@ -22,7 +22,6 @@ import numpy as np
 from comparison import clock, methods
 from comparison.case import Case, Ready, prepare
 from comparison.methods import BASELINE, METHODS, NNCF, Limits
-from peers.contract import images_of
 
 from edgedet.artifact import tool_versions
 from edgedet.bench import probe
@@ -66,9 +65,9 @@ def compare(case: Case, work: Path, limits: Limits, rounds: int = clock.ROUNDS) 
     images = np.load(ready.test, mmap_mode="r")
     options = Options(threads=limits.threads, spin=False)
     contestants = {
-        ON_ORT: _Timed(OnnxRuntime(ours, options), images),
-        ON_OPENVINO: _Timed(OpenVino(ours, options), images),
-        THEIRS: _Timed(_Nncf(theirs, limits.threads), images),
+        ON_ORT: clock.Here(OnnxRuntime(ours, options), images),
+        ON_OPENVINO: clock.Here(OpenVino(ours, options), images),
+        THEIRS: clock.Here(OpenVino(theirs, options), images),
     }
     samples = clock.take_turns(contestants, rounds)
     found = clock.latencies(samples, THEIRS)
@@ -114,28 +113,6 @@ def _graph(ready: Ready, name: str, work: Path, limits: Limits) -> Path:
     if answer["error"] is not None:
         raise RuntimeError(f"{ready.case.name}: {name}: {answer['error']}")
     return Path(answer["folder"]) / answer["model"]
-
-
-class _Nncf:
-    """NNCF's OpenVINO model, as `peers.nncf_openvino` compiles it."""
-
-    def __init__(self, model: Path, threads: int) -> None:
-        import openvino as ov
-
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-        compiled = ov.Core().compile_model(model, "CPU", settings)
-        self._request, self._output = compiled.create_infer_request(), compiled.output(0)
-
-    def run(self, pixels: Any) -> Any:
-        return self._request.infer([pixels], share_inputs=True)[self._output]
-
-
-class _Timed:
-    def __init__(self, runtime: Any, pixels: Any) -> None:
-        self._run, self._images = runtime.run, images_of(pixels)
-
-    def block(self, seconds: float, runs: int) -> list[int]:
-        return clock.block(self._run, self._images, seconds, runs)
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:

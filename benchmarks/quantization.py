@@ -32,6 +32,8 @@ from peers.contract import ONNX_RUNTIME
 
 from edgedet.bench import probe
 from edgedet.data.store import cache_root
+from edgedet.runtime.base import Options
+from edgedet.runtime.onnxruntime import OnnxRuntime
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "quantization.json"
@@ -124,13 +126,13 @@ def _latencies(ready: Ready, answers: dict[str, dict[str, Any]], limits: Limits)
 def _contestants(
     ready: Ready, answers: dict[str, dict[str, Any]], limits: Limits, stack: contextlib.ExitStack
 ) -> Iterator[tuple[str, clock.Contestant]]:
-    pixels = np.load(ready.test, mmap_mode="r")
-    yield table.FLOAT, clock.Here(ready.graph, pixels, limits.threads)
+    pixels, options = np.load(ready.test, mmap_mode="r"), Options(threads=limits.threads, spin=False)
+    yield table.FLOAT, clock.Here(OnnxRuntime(ready.graph, options), pixels)
     scripts = {method.name: methods.PEERS / method.script for method in METHODS}
     for name, answer in answers.items():
         model = Path(answer["folder"]) / answer["model"]
         if answer["runtime"] == ONNX_RUNTIME:
-            yield name, clock.Here(model, pixels, limits.threads)
+            yield name, clock.Here(OnnxRuntime(model, options), pixels)
             continue
         command = [answer["python"], str(scripts[name]), "time", str(model), str(ready.test), str(limits.threads)]
         yield name, stack.enter_context(contextlib.closing(clock.There(command, limits.minutes)))

@@ -7,7 +7,6 @@ import json
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,8 +15,8 @@ from peers.contract import Pixels, block, images_of
 from comparison.methods import surroundings
 from edgedet.bench import statistics
 from edgedet.bench.statistics import Samples
-from edgedet.runtime.base import Options
 from edgedet.runtime.onnxruntime import OnnxRuntime
+from edgedet.runtime.openvino import OpenVino
 
 ROUNDS = 20
 SECONDS_A_BLOCK = 0.25
@@ -33,11 +32,10 @@ class Contestant(Protocol):
 
 
 class Here:
-    """An ONNX graph in this process."""
+    """A graph on a runtime in this process."""
 
-    def __init__(self, graph: Path, pixels: Pixels, threads: int) -> None:
-        self._runtime = OnnxRuntime(graph, Options(threads=threads, spin=False))
-        self._images = images_of(pixels)
+    def __init__(self, runtime: OnnxRuntime | OpenVino, pixels: Pixels) -> None:
+        self._runtime, self._images = runtime, images_of(pixels)
 
     def block(self, seconds: float, runs: int) -> list[int]:
         return block(self._runtime.run, self._images, seconds, runs)
