@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict
 from importlib import resources
 from typing import Annotated, Any, Literal
 
@@ -36,7 +37,7 @@ from edgedet.errors import ArtifactError, EdgedetError, ImageError
 from edgedet.preprocess import DEFAULT_MAX_PIXELS, Pixels, decode
 from edgedet.recipe import Config
 from edgedet.runtime.base import LOGIT, Outputs
-from edgedet.runtime.detector import Detector
+from edgedet.runtime.detector import Detector, predictions
 from edgedet.serve.batcher import Batcher, Overloaded
 from edgedet.serve.meters import Meters
 
@@ -214,20 +215,13 @@ class _Service:
             pixels = await asyncio.to_thread(self._decoded, data)
         decoded = time.perf_counter()
         outputs = await self.outputs(pixels)
-        logit = float(outputs[LOGIT])
-        score, threshold = float(calibration.score(logit)), calibration.thresholds[point]
-        verdict: Literal["fake", "real"] = "fake" if score >= threshold else "real"
+        (found,) = predictions(self.detector.artifact, np.reshape(outputs[LOGIT], 1), calibration.thresholds[point])
         self.meters.seconds.labels("decode").observe(decoded - started)
         self.meters.seconds.labels("model").observe(time.perf_counter() - decoded)
         self.meters.requests.labels("200").inc()
-        self.meters.verdicts.labels(verdict).inc()
+        self.meters.verdicts.labels(found.verdict).inc()
         return Answer(
-            score=score,
-            verdict=verdict,
-            margin=score - threshold,
-            threshold=threshold,
-            unsure=calibration.is_unsure(score),
-            logit=logit,
+            **asdict(found),
             artifact=self.detector.artifact.digest,
             map=_map_of(outputs) if with_map else None,
         )
