@@ -5,7 +5,8 @@ test split and their speed-ups over the first; and RAM-Net, ResNet-50, MobileNet
 FP32 and INT8, with random weights, for their speed alone, with speed-ups over their own FP32. Published throughputs of the
 RTX 3090 stand beside those whose trunk has one.
 
-Appends to LINES; ``--draw LINES`` draws benchmarks/README.md (all rows) and README.md (each artifact on its fastest runtime).
+Appends to LINES; ``--draw LINES`` draws benchmarks/README.md (all rows) and README.md (each artifact on its fastest
+runtime, in fewer columns).
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def draw(lines: Path) -> None:
     """Both tables, and in README.md the name of the file that they come from."""
     rows, readme = result.load(lines), ROOT / "README.md"
     marks.put(ROOT / "benchmarks" / "README.md", BEGIN, END, table.markdown(rows))
-    marks.put(readme, BEGIN, END, table.markdown(fastest(rows)))
+    marks.put(readme, BEGIN, END, table.brief(fastest(rows)))
     shown, mark, after = readme.read_text(encoding="utf-8").partition(END)
     named = re.sub(r"benchmarks/results/[\w.-]+\.jsonl", f"benchmarks/results/{lines.name}", after)
     readme.write_text(f"{shown}{mark}{named}", encoding="utf-8")

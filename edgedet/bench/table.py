@@ -62,6 +62,11 @@ COLUMNS = (
     Column("worst generator %", lambda row: _worst(row)),
     Column("flips %", lambda row: _percent(row.accuracy.flip_rate, interval=False) if row.accuracy else None),
 )
+BRIEF = (
+    "model", "runtime", "px", "size KB", "p50 ms", "images/s (batch)", "% of reference images/s", "speed-up [95 %]",
+    "bal. acc. % [95 %]", "flips %",
+)  # fmt: skip
+"""The headings that a first look needs; the precision is part of the name of every artifact that the exporter made."""
 
 
 def rich_tables(rows: Sequence[BenchRow], width: int) -> list[Table]:
@@ -81,10 +86,20 @@ def rich_tables(rows: Sequence[BenchRow], width: int) -> list[Table]:
 
 def markdown(rows: Sequence[BenchRow]) -> str:
     """The same as Markdown, ending in a newline."""
+    return _markdown(*cells(rows), footnotes(rows))
+
+
+def brief(rows: Sequence[BenchRow]) -> str:
+    """The columns of `BRIEF` as Markdown and where they were measured; sources and warnings are left to the whole table."""
     columns, found = cells(rows)
-    lines = grid([column.heading for column in columns], found, right=[column.figure for column in columns])
-    notes = [f"- {escape(note)}" for note in footnotes(rows)]
-    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
+    kept = [at for at, column in enumerate(columns) if column.heading in BRIEF]
+    where = dict.fromkeys(_where(row) for row in rows if row.kind == "measured")
+    return _markdown([columns[at] for at in kept], [[line[at] for at in kept] for line in found], list(where))
+
+
+def _markdown(columns: Sequence[Column], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    lines = grid([column.heading for column in columns], rows, right=[column.figure for column in columns])
+    return "\n".join([*lines, *(["", *(f"- {escape(note)}" for note in notes)] if notes else [])]) + "\n"
 
 
 def grid(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[bool]) -> list[str]:

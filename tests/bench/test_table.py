@@ -149,6 +149,15 @@ def test_columns_without_a_value_are_left_out():
     assert cells(table.markdown([replace(TEACHER, accuracy=flips)]))["teacher"]["flips %"] == "1.2"
 
 
+def test_the_brief_table_has_the_same_cells_in_fewer_columns():
+    rows = [TEACHER, STUDENT, PUBLISHED]
+    short, whole = cells(table.brief(rows)), cells(table.markdown(rows))
+    assert short == {name: {key: line[key] for key in table.BRIEF if key in line} for name, line in whole.items()}
+    assert [note for note in table.brief(rows).splitlines() if note.startswith("- ")] == [
+        note for note in table.markdown(rows).splitlines() if note.startswith("- measured on")
+    ]
+
+
 def test_untrained_weights_and_failures_are_said():
     untrained = replace(TEACHER, name="anchor", weights="untrained", accuracy=None)
     failed = replace(TEACHER, name="broken", latency=None, throughput=(), error="no kernel | at all")
