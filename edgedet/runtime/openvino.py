@@ -88,9 +88,52 @@ def _compiled(graph: Path, options: Options) -> Any:
     }
     try:
         core = openvino.Core()
-        return core.compile_model(core.read_model(graph), DEVICE, settings)
+        model = core.read_model(graph)
+        _quantize_pixels(model)
+        return core.compile_model(model, DEVICE, settings)
     except RuntimeError as error:
         raise ArtifactError(f"{graph}: OpenVINO {openvino.__version__} does not accept it: {_line(error)}") from error
+
+
+def _quantize_pixels(model: Any) -> None:
+    """Where `model` reads the uint8 pixels as its quantized input, say so in the one form that OpenVINO runs in INT8.
+
+    A convolution behind DequantizeLinear alone is run in float32; behind a FakeQuantize it is not. One with 256 levels from 0
+    to 255 gives for each of the 256 pixel values what DequantizeLinear gives.
+    """
+    from openvino import opset13
+
+    for pixels in model.get_parameters():
+        convert = _only_reader(_only_reader(pixels, "Transpose") or pixels, "Convert")
+        subtract = _only_reader(convert, "Subtract")
+        multiply = _only_reader(subtract, "Multiply")
+        zero, scale = _constant(subtract, "u8"), _constant(multiply, "f32")
+        if zero is None or scale is None:  # an FP32 graph normalises by constants of float32
+            continue
+        ends = [(np.float32(end) - zero) * scale for end in (0, 255)]
+        quantized = opset13.fake_quantize(convert.output(0), np.float32(0), np.float32(255), *ends, 256)
+        for reader in multiply.output(0).get_target_inputs():
+            reader.replace_source_output(quantized.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _only_reader(node: Any, kind: str) -> Any:
+    """The operator of that kind that alone reads `node`; None when there is no such one."""
+    readers = [] if node is None else list(node.output(0).get_target_inputs())
+    alone = len(readers) == 1 and readers[0].get_node().get_type_name() == kind
+    return readers[0].get_node() if alone else None
+
+
+def _constant(node: Any, kind: str) -> Any:
+    """The second operand of `node` as a float32 array, where it is a constant of that type; else None."""
+    if node is None:
+        return None
+    source = node.input_value(1).get_node()
+    if source.get_type_name() == "Convert":
+        source = source.input_value(0).get_node()
+    if source.get_type_name() != "Constant" or source.get_output_element_type(0).get_type_name() != kind:
+        return None
+    return np.asarray(source.get_data(), dtype=np.float32)
 
 
 def _line(error: Exception) -> str:
