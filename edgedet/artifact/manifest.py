@@ -170,7 +170,7 @@ class Ancestor(Config, frozen=True, kw_only=True):
 class Manifest(Config, frozen=True, kw_only=True):
     """Everything that is known of an artifact; ``manifest.json``.
 
-    teachers: whose answers it learned besides those of its parent; with none of them it is compared.
+    teachers: whose answers it learned besides those of its parent, or whose mean it is; with none of them it is compared.
     """
 
     schema: int = SCHEMA

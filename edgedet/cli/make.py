@@ -1,4 +1,4 @@
-"""Making artifacts: ``edgedet train | distill | prune | qat | export``."""
+"""Making artifacts: ``edgedet train | ensemble | distill | prune | qat | export``."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ TargetName = Annotated[str, typer.Option("--target", help="A target's name or TO
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command("train")(train)
+    app.command("ensemble")(ensemble)
     app.command("distill")(distill)
     app.command("prune")(prune)
     app.command("qat")(qat)
@@ -42,6 +43,19 @@ def train(
 
     config = _recipe("train", name, TrainRecipe, overrides)
     report_stage(run(config, None, data_of(data), out, resume=resume), json)
+
+
+def ensemble(
+    members: Annotated[list[Path], typer.Argument(help="Two trained checkpoints or more.")],
+    out: Out,
+    data: Data = None,
+    json: Json = None,
+) -> None:
+    """Several trained detectors as one: the mean of their logits, a teacher that is better than each."""
+    check_free(out)
+    from edgedet.training.ensemble import run
+
+    report_stage(run(_loaded(members), data_of(data), out), json)
 
 
 def distill(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -25,6 +25,7 @@ from edgedet.models import (
     cvit,
     cvt,
     edgenet,
+    ensemble,
     gram,
     ladeda,
     lite,
@@ -48,6 +49,7 @@ __all__ = [
     "BYTE_MEAN",
     "BYTE_STD",
     "DETECTORS",
+    "ENSEMBLE",
     "HALF",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
@@ -66,16 +68,20 @@ FAMILIES = (
     mobilenetv4, npr, ram, reparam, resnet, safe, spai, vit_heads, xception,
 )  # fmt: skip
 DETECTORS: dict[str, Detector] = {name: line for family in FAMILIES for name, line in family.DETECTORS.items()}
+ENSEMBLE = "ensemble"
+"""The detector that `edgedet ensemble` makes of others; in no table, for it has no input and no architecture of its own."""
 
 
 def lookup(name: str) -> Detector:
-    """The table's line for `name`; ``timm/<name>`` makes one from timm's own configuration.
+    """The table's line for `name`; ``timm/<name>`` makes one from timm's own configuration, ``ensemble`` one of its members.
 
     Raises:
         ModelError: no such detector; the message has the nearest.
     """
     if name.startswith("timm/"):
         return _timm_line(name.removeprefix("timm/"))
+    if name == ENSEMBLE:
+        return Detector(_ensemble, "edgedet", Preprocess())
     if name not in DETECTORS:
         raise ModelError(f"no detector is called {name!r}{nearest(name, [*DETECTORS, 'timm/<name>'])}")
     return DETECTORS[name]
@@ -155,6 +161,12 @@ def classifier_of(net: nn.Module, name: str) -> nn.Linear:
 def example_pixels(preprocess: Preprocess, batch: int = 2) -> torch.Tensor:
     """Zeros of the shape that the detector takes, uint8 (batch, H, W, 3)."""
     return torch.zeros(batch, preprocess.height, preprocess.width, 3, dtype=torch.uint8)
+
+
+def _ensemble(*, members: Sequence[Mapping[str, Any]]) -> nn.Module:
+    """Networks with fresh weights, given as ``{name, arguments}`` each, as one."""
+    specs = [DetectorSpec(name=member["name"], arguments=dict(member.get("arguments", {}))) for member in members]
+    return ensemble.Ensemble([create(spec) for spec in specs], [lookup(spec.name).classifier for spec in specs])
 
 
 def _timm_line(name: str) -> Detector:

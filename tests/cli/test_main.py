@@ -13,7 +13,7 @@ from full_disk import no_file_beyond
 
 COMMANDS = (
     "models", "recipes", "targets", "data scan", "data audit", "data control", "data simulate", "data reconstruct",
-    "train", "distill", "prune", "qat", "export", "eval", "bench", "detect", "explain", "serve", "show", "lint",
+    "train", "ensemble", "distill", "prune", "qat", "export", "eval", "bench", "detect", "explain", "serve", "show", "lint",
     "bundle", "deploy", "self-test", "estimate", "report", "compress",
 )  # fmt: skip
 
