@@ -8,18 +8,22 @@ on these boards. An x86 processor has counters of energy (`edgedet.bench.rapl`).
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from edgedet.bench import rapl
 from edgedet.errors import BenchError
 from edgedet.recipe import Config
+
+log = logging.getLogger(__name__)
 
 Rails = Mapping[str, float]
 """Milliwatts by the name of the rail, at one moment."""
@@ -126,6 +130,36 @@ class Ina3221:
                 amperes = int((label.parent / f"curr{channel}_input").read_text())
                 found[label.read_text().strip()] = volts * amperes / 1000
         return {name: value for name, value in found.items() if name != "NC"}
+
+
+@dataclass(frozen=True)
+class Meter:
+    """What measures power and what was drawn at rest, or the `reason` why nothing does."""
+
+    reason: str = ""
+    source: Source | None = None
+    rest: Sequence[Rails] = ()
+
+    @classmethod
+    def at_rest(cls, seconds: float) -> Meter:
+        """Measured now, where this machine has sensors."""
+        source = find()
+        if source is None:
+            return cls(why_not())
+        log.info("power at rest, by %s", source.name)
+        try:
+            return cls("", source, at_rest(source, seconds))
+        except BenchError as error:
+            return cls(str(error))
+
+    def of(self, runners: Mapping[int, Callable[[], object]], seconds: float) -> Power | str:
+        """What each of `runners`, by batch size, draws in so many seconds, or why that is not known."""
+        if self.source is None:
+            return self.reason
+        try:
+            return measure(self.source, self.rest, runners, seconds)
+        except BenchError as error:
+            return str(error)
 
 
 def find(system: Path = Path("/sys")) -> Source | None:

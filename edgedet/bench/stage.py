@@ -9,15 +9,14 @@ published for the other machine, they say how the two machines compare. Their we
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgedet.artifact import Artifact, Figures
-from edgedet.bench import beside, memory, power, probe, result, rows, samples, scenarios
+from edgedet.bench import beside, memory, probe, result, rows, samples, scenarios
 from edgedet.bench import entry as entries_of
 from edgedet.bench.entry import Entry, Threads
-from edgedet.bench.power import Power, Rails, Source
+from edgedet.bench.power import Meter
 from edgedet.bench.probe import CpuTime, Device
 from edgedet.bench.reference import device_name
 from edgedet.bench.result import BenchRow, Memory
@@ -79,10 +78,10 @@ def run(
     others = beside.find(entries, reference)
     images = entries_of.sample_images(data, entries)
     device, before = probe.device(), probe.cpu_time()
-    drawn = _Drawn.at_rest(seconds / 4) if energy else _Drawn()
+    meter = Meter.at_rest(seconds / 4) if energy else Meter()
     for entry in entries:
         entry.prepare(images, threads=threads)
-    measured = _measure([entry for entry in entries if entry.error is None], device, before, seconds, batches, drawn)
+    measured = _measure([entry for entry in entries if entry.error is None], device, before, seconds, batches, meter)
     found = rows.build(entries, device, measured, baseline or names[0], others, metrics or {})
     if record is not None:
         result.append(record, found)
@@ -105,39 +104,8 @@ def require_names(names: Sequence[str], machine: str | None) -> None:
         device_name(machine)
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """What measures power and what was drawn at rest, or the `reason` why nothing does."""
-
-    reason: str = ""
-    source: Source | None = None
-    rest: Sequence[Rails] = ()
-
-    @classmethod
-    def at_rest(cls, seconds: float) -> _Drawn:
-        """Measured now."""
-        source = power.find()
-        if source is None:
-            return cls(power.why_not())
-        log.info("power at rest, by %s", source.name)
-        try:
-            return cls("", source, power.at_rest(source, seconds))
-        except BenchError as error:
-            return cls(str(error))
-
-    def by(self, entry: Entry, best: int, seconds: float) -> Power | str:
-        """Of `entry` at batch 1 and at its `best`, or why not."""
-        if self.source is None:
-            return self.reason
-        runners = {1: entry.model_only(), **({best: entry.batch(best)} if best > 1 else {})}
-        try:
-            return power.measure(self.source, self.rest, runners, seconds)
-        except BenchError as error:
-            return str(error)
-
-
 def _measure(
-    live: Sequence[Entry], device: Device, before: CpuTime | None, seconds: float, batches: Sequence[int], drawn: _Drawn
+    live: Sequence[Entry], device: Device, before: CpuTime | None, seconds: float, batches: Sequence[int], meter: Meter
 ) -> Measured | None:
     """Both scenarios and the memory of all that could be loaded; None when nothing could."""
     if not live:
@@ -154,7 +122,7 @@ def _measure(
         log.info("offline, batches of %s", ", ".join(map(str, batches)))
         sweep = _sweep(live, seconds, batches)
         best = {name: max(points, key=lambda point: point.images_per_second).batch for name, points in sweep.items() if points}
-        powers = {entry.name: drawn.by(entry, best.get(entry.name, 1), seconds / 4) for entry in live}
+        powers = {entry.name: meter.of(_loads(entry, best.get(entry.name, 1)), seconds / 4) for entry in live}
         others = probe.others_share(before, probe.cpu_time(), device.cores or 1)
         throttled = probe.since(throttles, probe.throttles())
     finally:
@@ -162,6 +130,11 @@ def _measure(
             entry.close()
     peaks = {entry.name: peak for entry in live if (peak := _memory(entry)) is not None}
     return Measured(overhead, model, whole, pixels, sweep, peaks, others, throttled, powers)
+
+
+def _loads(entry: Entry, best: int) -> dict[int, Callable[[], object]]:
+    """`entry` at batch 1 and at its `best`."""
+    return {1: entry.model_only(), **({best: entry.batch(best)} if best > 1 else {})}
 
 
 def _sweep(live: Sequence[Entry], seconds: float, batches: Sequence[int]) -> dict[str, tuple[Throughput, ...]]:

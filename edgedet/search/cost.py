@@ -9,6 +9,7 @@ from typing import Literal, cast
 from edgedet.artifact import Artifact
 from edgedet.bench import entry, estimate, scenarios
 from edgedet.bench.entry import Threads
+from edgedet.bench.power import Meter, Power
 from edgedet.bench.scenarios import Rules
 from edgedet.errors import BenchError
 from edgedet.models.work import of_artifact
@@ -23,21 +24,27 @@ class Cost:
     """The latency of one image in milliseconds, how it is known, and the speed-up over the teacher's FP32 graph there.
 
     p90_error: the estimate's, relative; 0 when it was measured. speedup: None when the teacher has no estimate.
+    energy_mj: millijoules of one image above rest; None where nothing measures it.
     """
 
     latency_ms: float
     kind: Literal["measured", "estimated"]
     p90_error: float
     speedup: float | None
+    energy_mj: float | None = None
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How latencies are measured: for how long, and at how many threads; ``best`` tries 1, 2, 4 ... and all cores."""
+    """How latencies are measured: for how long, and at how many threads; ``best`` tries 1, 2, 4 ... and all cores.
+
+    power_seconds: for how long power is sampled, at rest and of each graph, where the machine has sensors.
+    """
 
     rules: Rules = field(default_factory=lambda: Rules.lasting(0.5))
     threads: Threads = "best"
+    power_seconds: float = 2.0
 
 
 def is_here(target: Target) -> bool:
@@ -73,6 +80,7 @@ def of(artifacts: Sequence[Artifact], teacher: Artifact, target: Target, timing:
 
 
 def _measured(artifacts: Sequence[Artifact], teacher: Artifact, timing: Timing) -> list[Cost]:
+    meter = Meter.at_rest(timing.power_seconds)
     entries = entry.collect((teacher, *artifacts), (), (_RUNTIME,))
     try:
         images = entry.sample_images(None, entries)
@@ -82,11 +90,22 @@ def _measured(artifacts: Sequence[Artifact], teacher: Artifact, timing: Timing) 
                 raise BenchError(f"{each.artifact.path}: cannot be timed: {each.error}")
         runners = {each.name: each.model_only() for each in entries}
         found = scenarios.compare(runners, baseline=entries[0].name, rules=timing.rules)
+        energy = {name: _energy(meter.of({1: run}, timing.power_seconds)) for name, run in runners.items()}
     finally:
         for each in entries:
             each.close()
     names = [each.name for each in entries[1:]]
-    return [Cost(found.latency(name).p50_ms, "measured", 0.0, found.ratio(name).value) for name in names]
+    return [
+        Cost(found.latency(name).p50_ms, "measured", 0.0, found.ratio(name).value, energy_mj=energy[name]) for name in names
+    ]
+
+
+def _energy(drawn: Power | str) -> float | None:
+    """Of one image; None where it is not known, or less was drawn than at rest."""
+    if isinstance(drawn, str):
+        return None
+    (load,) = drawn.loads
+    return load.millijoules_per_image if load.millijoules_per_image > 0 else None
 
 
 def _estimated(artifact: Artifact, teacher: Artifact, target: Target) -> Cost:
@@ -96,4 +115,4 @@ def _estimated(artifact: Artifact, teacher: Artifact, target: Target) -> Cost:
         before = estimate.latency(of_artifact(teacher), target, "fp32").value / found.value
     except BenchError:
         before = None
-    return Cost(found.value, "estimated", found.p90_error, before, found.notes)
+    return Cost(found.value, "estimated", found.p90_error, before, notes=found.notes)

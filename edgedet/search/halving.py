@@ -91,8 +91,10 @@ def promoted(order: Sequence[T], results: Mapping[T, Sequence[Result]], limits: 
 
 
 def dominates(one: Result, other: Result) -> bool:
-    """Whether `one` is as good as `other` in everything and better in something: accuracy, latency, size."""
+    """Whether `one` is as good as `other` in everything and better in something: accuracy, latency, size, energy of both."""
     pairs = [(one.worst, other.worst), (-one.latency_ms, -other.latency_ms), (-one.size_bytes, -other.size_bytes)]
+    if one.energy_mj is not None and other.energy_mj is not None:
+        pairs.append((-one.energy_mj, -other.energy_mj))
     return all(mine >= theirs for mine, theirs in pairs) and any(mine > theirs for mine, theirs in pairs)
 
 

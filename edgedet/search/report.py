@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -14,7 +15,11 @@ from edgedet.search.halving import Limits, nearest
 from edgedet.search.result import Result
 from edgedet.search.run import Search
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _COLUMNS = ("candidate", "worst %", "lost [bound] at", "ms", "speed-up", "kB", "round")
+_ENERGY = "mJ"
 
 
 def table(search: Search) -> Table:
@@ -24,7 +29,7 @@ def table(search: Search) -> Table:
     others = sorted((each for each in search.results.values() if each.name not in names), key=lambda each: -each.worst)
     title = "the front, which no other candidate beats in accuracy, speed and size; below it the others"
     made = Table(title=Text(title), title_justify="left")
-    for column in _COLUMNS:
+    for column in (*_COLUMNS, *([_ENERGY] if _measured(search) else [])):
         first = column == _COLUMNS[0]
         made.add_column(column, justify="left" if first else "right", overflow="fold", no_wrap=first)
     for each in front:
@@ -58,7 +63,9 @@ def nothing_fits(search: Search, limits: Limits) -> str:
 
 
 def plot(search: Search, limits: Limits, path: Path) -> None:
-    """Worst-generator balanced accuracy against latency as a PNG; the area of a point is the size of its file.
+    """Worst-generator balanced accuracy against latency, and against energy where it was measured, as a PNG.
+
+    The area of a point is the size of its file.
 
     Raises:
         DataError: it cannot be written.
@@ -66,26 +73,40 @@ def plot(search: Search, limits: Limits, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    front, results = search.front, list(search.results.values())
-    largest = max(each.size_bytes for each in results)
-    for each in results:
+    panels = figure.subplots(1, 2 if _measured(search) else 1, sharey=True, squeeze=False)[0]
+    kinds = " and ".join(sorted({each.latency_kind for each in search.results.values()}))
+    _scatter(panels[0], search, lambda each: each.latency_ms, f"ms for one image, {kinds}")
+    if limits.latency_ms is not None:
+        panels[0].axvline(limits.latency_ms, color="black", linestyle=":", linewidth=0.8)
+    for panel in panels[1:]:
+        _scatter(panel, search, lambda each: each.energy_mj, "mJ for one image above rest, measured")
+    panels[0].set_ylabel("balanced accuracy at the worst generator, %, validation")
+    figure.suptitle("red is chosen, blue is the front; areas are file sizes", fontsize=9)
+    with writing_file(path, "give another --out") as file:
+        figure.savefig(file, format="png")
+
+
+def _measured(search: Search) -> bool:
+    """Whether energy is known of any."""
+    return any(each.energy_mj is not None for each in search.results.values())
+
+
+def _scatter(axes: Axes, search: Search, cost: Callable[[Result], float | None], label: str) -> None:
+    """Every candidate whose cost is known, and a line through the front."""
+    front = search.front
+    known = [(each, spent) for each in search.results.values() if (spent := cost(each)) is not None]
+    largest = max(each.size_bytes for each, _ in known)
+    for each, spent in known:
         on_front, is_chosen = each in front, each == search.chosen
         colour = "tab:red" if is_chosen else "tab:blue" if on_front else "tab:grey"
         area = 20 + 300 * each.size_bytes / largest
-        axes.scatter(each.latency_ms, 100 * each.worst, s=area, color=colour, alpha=0.6, linewidths=0)
+        axes.scatter(spent, 100 * each.worst, s=area, color=colour, alpha=0.6, linewidths=0)
         if on_front:
-            axes.annotate(each.name, (each.latency_ms, 100 * each.worst), fontsize=6, xytext=(4, 4), textcoords="offset points")
-    axes.plot([each.latency_ms for each in front], [100 * each.worst for each in front], color="tab:blue", linewidth=0.8)
-    if limits.latency_ms is not None:
-        axes.axvline(limits.latency_ms, color="black", linestyle=":", linewidth=0.8)
+            axes.annotate(each.name, (spent, 100 * each.worst), fontsize=6, xytext=(4, 4), textcoords="offset points")
+    line = sorted((spent, 100 * each.worst) for each, spent in known if each in front)
+    axes.plot([x for x, _ in line], [y for _, y in line], color="tab:blue", linewidth=0.8)
     axes.set_xscale("log")
-    kinds = " and ".join(sorted({each.latency_kind for each in results}))
-    axes.set_xlabel(f"ms for one image, {kinds}")
-    axes.set_ylabel("balanced accuracy at the worst generator, %, validation")
-    axes.set_title("red is chosen, blue is the front; areas are file sizes", fontsize=9)
-    with writing_file(path, "give another --out") as file:
-        figure.savefig(file, format="png")
+    axes.set_xlabel(label)
 
 
 def _row(each: Result, search: Search) -> tuple[str, ...]:
@@ -101,6 +122,7 @@ def _row(each: Result, search: Search) -> tuple[str, ...]:
         "-" if each.speedup is None else f"{each.speedup:.3g}{mark}",
         f"{each.size_bytes / 1000:,.4g}",
         str(each.rung + 1),
+        *(["-" if each.energy_mj is None else f"{each.energy_mj:.3g}"] if _measured(search) else []),
     )
 
 

@@ -21,6 +21,7 @@ class Result(Config, frozen=True, kw_only=True):
         wherever the bound is largest, which `drop_slice` names.
     latency_ms, latency_kind: of one image, measured here or estimated; p90_error: the estimate's, relative.
     speedup: over the teacher's FP32 graph on that device; None when that has no estimate.
+    energy_mj: millijoules of one image above rest, where it was measured.
     failed_gates: those of the artifact's manifest.
     """
 
@@ -41,6 +42,7 @@ class Result(Config, frozen=True, kw_only=True):
     latency_kind: Literal["measured", "estimated"]
     p90_error: float = 0.0
     speedup: float | None
+    energy_mj: float | None = None
     size_bytes: int
     failed_gates: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -212,7 +212,9 @@ class _Job:
             made = [Artifact.load(self.out / each.path) for each in again]
             paid = cost.of(made, self.reference, self.maker.target, self.timing)
             for before, now in zip(again, paid, strict=True):
-                results[before.name] = msgspec.structs.replace(before, latency_ms=now.latency_ms, speedup=now.speedup)
+                results[before.name] = msgspec.structs.replace(
+                    before, latency_ms=now.latency_ms, speedup=now.speedup, energy_mj=now.energy_mj
+                )
 
 
 def _begin(out: Path, what: Mapping[str, object], *, resume: bool) -> None:

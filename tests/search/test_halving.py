@@ -95,6 +95,12 @@ def test_the_front_is_what_no_other_beats():
     assert all(a.latency_ms <= b.latency_ms for a, b in itertools.pairwise(front))
 
 
+def test_energy_counts_where_both_have_it():
+    thrifty, wasteful, unknown = result("a", ms=1.1, mj=1.0), result("b", ms=1.0, mj=2.0), result("c", ms=1.0)
+    assert halving.front([thrifty, wasteful]) == [wasteful, thrifty]
+    assert halving.front([thrifty, unknown]) == [unknown]
+
+
 def test_limits_on_cost_choose_the_most_accurate_a_limit_on_accuracy_alone_the_fastest():
     fast, good = result("fast", worst=0.9, ms=1, drop=0.009), result("good", worst=0.95, ms=2, drop=0.001)
     assert halving.chosen([fast, good], Limits(latency_ms=3, drop=0.01)) is good

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 
 import msgspec
 import numpy as np
@@ -46,6 +47,18 @@ def test_an_estimate_carries_its_mark_and_its_error():
     assert "2‡ +25 % p90" in shown
     assert "10‡" in shown
     assert "‡" not in text(found(FAST))
+
+
+def test_energy_is_shown_where_it_was_measured(tmp_path):
+    search = found(result("measured", mj=0.25), FAST)
+    assert "mJ" in text(search)
+    assert re.search(r"measured-int8 .* 0\.25 ", text(search))
+    assert "mJ" not in text(found(FAST))
+    report.plot(search, Limits(latency_ms=1.0), tmp_path / "both.png")
+    report.plot(found(FAST), Limits(latency_ms=1.0), tmp_path / "one.png")
+    two, one = (np.asarray(Image.open(tmp_path / name).convert("L")) for name in ("both.png", "one.png"))
+    assert (two[:, 500:540].min(axis=1) < 128).sum() > 300, "the axis of a second panel"
+    assert (one[:, 500:540].min(axis=1) < 128).sum() < 300
 
 
 def test_the_record_is_plain_data_with_everything_in_it():
