@@ -77,7 +77,6 @@ COVERED = {
     "runtime/connection": "tests/runtime/test_cluster.py",
     "runtime/null": "tests/runtime/test_runtimes.py",
     "runtime/onnxruntime": "tests/runtime/test_runtimes.py",
-    "search/cost": "tests/search/test_run.py",
     "search/making": "tests/search/test_run.py",
     "serve/meters": "tests/serve/test_app.py",
     "training/config": "tests/training/test_loop.py",

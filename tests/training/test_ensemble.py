@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from tiny_training import RECIPE, train_stage, write_images
-from torch import nn
 
 from edgedet import models
 from edgedet.artifact import Artifact, DetectorSpec, Gate
@@ -15,11 +14,10 @@ from edgedet.compress import distill
 from edgedet.compress.distill import DistillRecipe
 from edgedet.compress.distillation import Distillation
 from edgedet.data.index import Index
-from edgedet.errors import ModelError, TrainingError
+from edgedet.errors import TrainingError
 from edgedet.export import stage as export
 from edgedet.export.parity import ParityGate
 from edgedet.export.stage import ExportConfig
-from edgedet.models.ensemble import Ensemble
 from edgedet.models.work import of_artifact
 from edgedet.training import ensemble
 from edgedet.training.config import TrainingConfig
@@ -104,16 +102,6 @@ def test_it_is_compiled_for_the_reference_card(together, data, tmp_path):
     assert "compute capability 86" in graph.manifest.metrics["compiled"]["evidence"]
 
 
-def test_a_two_class_member_counts_by_its_logit_of_fake():
-    torch.manual_seed(0)
-    two, one = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), nn.Sequential(nn.Flatten(), nn.Linear(12, 1))
-    x = torch.randn(3, 3, 2, 2)
-    with torch.inference_mode():
-        classes = two(x)
-        mean = (classes[:, 1:] - classes[:, :1] + one(x)) / 2
-        torch.testing.assert_close(Ensemble([two, one], ["1", "1"])(x), mean)
-
-
 def test_what_cannot_be_a_member_is_refused_with_the_reason(members, data, tmp_path):
     with pytest.raises(TrainingError, match="two members or more, got 1"):
         ensemble.run(members[:1], data, tmp_path / "a")
@@ -122,8 +110,4 @@ def test_what_cannot_be_a_member_is_refused_with_the_reason(members, data, tmp_p
     other = trained(data, tmp_path, "npr-student", 0)
     with pytest.raises(TrainingError, match="see the same pixels"):
         ensemble.run([members[0], other], data, tmp_path / "a")
-    with pytest.raises(ModelError, match="front_end"):
-        models.create(DetectorSpec(name="ensemble", arguments={"members": [{"name": "npr-student"}] * 2}))
-    with pytest.raises(ModelError, match="two members or more"):
-        models.create(DetectorSpec(name="ensemble", arguments={"members": [{"name": "edge32"}]}))
     assert not (tmp_path / "a").exists()
