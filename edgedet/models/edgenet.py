@@ -87,7 +87,7 @@ def edgenet(
 
 
 def edge32(*, width: int = 32) -> EdgeNet:
-    """The student for 32-pixel crops: seven plain convolutions, `width` channels at the stem, at most three times that."""
+    """The student for 32-pixel crops: six plain convolutions, `width` channels at the stem, at most three times that."""
     return edgenet(stem=width, widths=(width, 2 * width, 3 * width), depths=(1, 2, 2), strides=(1, 2, 2))
 
 
