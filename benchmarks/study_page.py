@@ -26,8 +26,12 @@ def draw(found: Mapping[str, Any], docs: Path) -> None:
     """Every case that is recorded, between its marks in study.md, and its plot beside it."""
     for name, case in found["cases"].items():
         plot(case, docs / f"study-{name}.svg")
-        text = f"{markdown(case)}\n![balanced accuracy over size](study-{name}.svg)\n"
-        marks.put(docs / "study.md", BEGIN.format(name), END.format(name), text)
+        marks.put(docs / "study.md", BEGIN.format(name), END.format(name), section(name, case))
+
+
+def section(name: str, case: Case) -> str:
+    """What stands between the marks of a case."""
+    return f"{markdown(case)}\n![balanced accuracy over size](study-{name}.svg)\n"
 
 
 def markdown(case: Case) -> str:

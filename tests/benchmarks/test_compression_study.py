@@ -1,6 +1,7 @@
 """The study of compression: its steps on tiny images, what is taken as it is, and what is drawn."""
 
 import json
+import re
 
 import compression_study as study
 import pytest
@@ -117,6 +118,14 @@ def test_the_table_has_means_over_seeds_and_a_dash_for_what_was_not_timed(tmp_pa
     assert drawn.startswith("before\n<!-- study: a -->\n| step |")
     assert drawn.endswith("<!-- /study: a -->\nafter\n")
     assert (tmp_path / "study-a.svg").read_text().count("INT8") == 1
+
+
+def test_the_document_shows_what_was_recorded():
+    docs = study.ROOT / "docs"
+    text, recorded = (docs / "study.md").read_text(encoding="utf-8"), study.load(study.RESULTS)["cases"]
+    drawn = re.findall(r"<!-- study: (\w+) -->\n(.*?)<!-- /study: \1 -->", text, re.DOTALL)
+    assert dict(drawn) == {name: study_page.section(name, case) for name, case in recorded.items()}
+    assert all((docs / f"study-{name}.svg").is_file() for name in recorded)
 
 
 def test_a_figure_that_cannot_be_measured_is_a_dash():
