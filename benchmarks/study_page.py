@@ -48,7 +48,7 @@ def markdown(case: Case) -> str:
         took = f"{first['p50_ms']:.3g} ms on {first['threads']} threads"
         lines.append(f"- the teacher takes {took}; the rows of the first seed, in turns")
     short = [name for name, rows in steps.items() if len(rows) < seeds]
-    lines += [f"- of fewer seeds: {', '.join(short)}"] if short else []
+    lines += [f"- of fewer seeds: {'; '.join(short)}"] if short else []
     lines += [f"- {row['name']}, seed {row['seed']}: {row['refused']}" for row in case["rows"] if "refused" in row]
     return "\n".join([*lines, ""])
 
