@@ -19,7 +19,7 @@ from typing import Any
 
 import marks
 import msgspec
-from compression_study import FIGURES, TIERS
+from compression_study import TIERS, tiers, timing
 from study_page import over_seeds
 
 from edgedet import recipe
@@ -106,21 +106,17 @@ def beside(teacher: Artifact, found: Artifact, data: Index, seconds: float) -> l
     scored = [slices.evaluate_all(each, test, TIERS) for each in both]
     timed = bench.run(both, data=data.split("val"), reference=None, seconds=seconds, batches=(1,))
     rows = []
-    for artifact, tiers, row in zip(both, scored, timed, strict=True):
-        assert row.latency is not None
-        assert row.speedup is not None
+    for artifact, seen, row in zip(both, scored, timed, strict=True):
         rows.append(
             {
                 "name": artifact.path.name,
                 "detector": artifact.manifest.detector.name,
                 "digest": artifact.digest,
                 "bytes": artifact.model_bytes,
-                "n": len(tiers["clean"].labels),
-                "tiers": {name: {figure: of.overall[figure] for figure in FIGURES} for name, of in tiers.items()},
-                "flips": slices.flips(tiers["clean"], scored[0]["clean"]),
-                "p50_ms": row.latency.p50_ms,
-                "threads": row.threads,
-                "speedup": {"value": row.speedup.value, "low": row.speedup.low, "high": row.speedup.high},
+                "n": len(seen["clean"].labels),
+                "tiers": tiers(seen),
+                "flips": slices.flips(seen["clean"], scored[0]["clean"]),
+                **timing(row),
             }
         )
     return rows

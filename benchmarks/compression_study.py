@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -29,6 +29,7 @@ from edgedet import recipe
 from edgedet.artifact import Artifact, tool_versions
 from edgedet.bench import probe
 from edgedet.bench import stage as bench
+from edgedet.bench.result import BenchRow
 from edgedet.compress import distill, prune, qat
 from edgedet.compress.distill import DistillRecipe
 from edgedet.compress.prune import PruneRecipe
@@ -119,6 +120,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         study_page.draw(found, ROOT / "docs")
 
 
+def tiers(scored: Mapping[str, Evaluation]) -> dict[str, dict[str, Any]]:
+    """The figures of `FIGURES` by tier."""
+    return {name: {figure: each.overall[figure] for figure in FIGURES} for name, each in scored.items()}
+
+
+def timing(row: BenchRow) -> dict[str, Any]:
+    """p50 in ms, on how many threads, and how many times as fast as the first row."""
+    assert row.latency is not None
+    assert row.speedup is not None
+    speedup = {"value": row.speedup.value, "low": row.speedup.low, "high": row.speedup.high}
+    return {"p50_ms": row.latency.p50_ms, "threads": row.threads, "speedup": speedup}
+
+
 def load(path: Path) -> dict[str, Any]:
     """What is recorded; no case when there is no file."""
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"cases": {}}
@@ -165,10 +179,7 @@ class Study:
         rows = bench.run([*made.values()], data=self.data.split("val"), reference=None, seconds=seconds, batches=(1,))
         found = {}
         for name, row in zip(made, rows, strict=True):
-            assert row.latency is not None
-            assert row.speedup is not None
-            speedup = {"value": row.speedup.value, "low": row.speedup.low, "high": row.speedup.high}
-            found[name] = {"p50_ms": row.latency.p50_ms, "threads": row.threads, "speedup": speedup}
+            found[name] = timing(row)
         return {"date": date.today().isoformat(), "device": probe.device().name, "rows": found}
 
     def teacher(self, seed: int) -> Artifact:
@@ -228,13 +239,12 @@ class Study:
     def _row(self, artifact: Artifact, teacher: Artifact) -> Row:
         found = self._scored(artifact)
         worst, value = self._worst(artifact)
-        tiers = {name: {figure: each.overall[figure] for figure in FIGURES} for name, each in found.items()}
         generators = {name: of["balanced_accuracy"] for name, of in found["clean"].by_generator.items()}
         return {
             "digest": artifact.digest,
             "bytes": artifact.model_bytes,
             "n": len(found["clean"].labels),
-            "tiers": tiers,
+            "tiers": tiers(found),
             "generators": generators,
             "worst": {"condition": worst, "balanced_accuracy": value},
             "flips": slices.flips(found["clean"], self._scored(teacher)["clean"]),

@@ -58,6 +58,7 @@ __all__ = [
     "classifier_of",
     "create",
     "example_pixels",
+    "fresh",
     "lookup",
     "rebuild",
     "weightless",
@@ -121,8 +122,12 @@ def weightless(spec: DetectorSpec) -> PixelModel:
 
 def rebuild(spec: DetectorSpec, widths: Mapping[str, list[int]]) -> nn.Module:
     """A network with fresh weights and the structure that pruning left; nothing is downloaded."""
-    arguments = {key: value for key, value in spec.arguments.items() if key != "pretrained"}
-    return structure.apply(create(DetectorSpec(name=spec.name, arguments=arguments)), dict(widths))
+    return structure.apply(create(fresh(spec)), dict(widths))
+
+
+def fresh(spec: DetectorSpec) -> DetectorSpec:
+    """The same network without pretrained weights."""
+    return DetectorSpec(name=spec.name, arguments={key: each for key, each in spec.arguments.items() if key != "pretrained"})
 
 
 def build(artifact: Artifact) -> PixelModel:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import torch
 
 from edgedet import artifact as artifacts
@@ -35,8 +34,8 @@ def run(members: Sequence[Artifact], data: Index, out: Path) -> Artifact:
     _require(members)
     nets = [models.build(member) for member in members]
     specs = [member.manifest.detector for member in members]
-    images = members[0].golden.images
-    pixels = torch.from_numpy(np.stack([nets[0].preprocess(image) for image in images]))
+    golden = members[0].golden
+    pixels = torch.from_numpy(golden.pixels)
     with torch.inference_mode():
         mean = torch.stack([net(pixels) for net in nets]).mean(0)
     try:
@@ -49,7 +48,7 @@ def run(members: Sequence[Artifact], data: Index, out: Path) -> Artifact:
     for member in members:
         gates = inherited(member, gates)
     manifest = _manifest(members, specs, together, gates)
-    stage.write(out, stage.Written(manifest, together, images, None, {}), data)
+    stage.write(out, stage.Written(manifest, together, golden.images, None, {}), data)
     return Artifact.load(out)
 
 
@@ -81,7 +80,8 @@ def _require_mean(together: PixelModel, pixels: torch.Tensor, mean: torch.Tensor
 def _manifest(
     members: Sequence[Artifact], specs: Sequence[DetectorSpec], together: PixelModel, gates: tuple[Gate, ...]
 ) -> Manifest:
-    detector = DetectorSpec(name=models.ENSEMBLE, arguments={"members": [_without_weights(spec) for spec in specs]})
+    built = [msgspec.to_builtins(models.fresh(spec)) for spec in specs]
+    detector = DetectorSpec(name=models.ENSEMBLE, arguments={"members": built})
     return Manifest(
         kind="checkpoint",
         stage="ensemble",
@@ -93,8 +93,3 @@ def _manifest(
         teachers=tuple(member.as_ancestor() for member in members),
         tools=artifacts.tool_versions("torch", "torchvision", "timm"),
     )
-
-
-def _without_weights(spec: DetectorSpec) -> dict[str, object]:
-    """The builder and its arguments; nothing is to be downloaded to rebuild it."""
-    return {"name": spec.name, "arguments": {key: value for key, value in spec.arguments.items() if key != "pretrained"}}
