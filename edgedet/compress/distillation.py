@@ -18,8 +18,8 @@ _INNER = ("feature_weight", "attention_weight", "relation_weight", "angle_weight
 class Distillation(Config, frozen=True, kw_only=True):
     """How much a student listens to its teachers, who were asked about every training image and its mirror image, undegraded.
 
-    What the student sees may be degraded, recoloured or partly hidden (``training.augment``): it is taught what they said
-    of the image itself, since recompressing a photograph must not change what a detector makes of it. With
+    What the student sees may be degraded, recoloured, partly hidden or shifted by a few pixels (``training.augment``): it is
+    taught what they said of the image itself, since none of these must change what a detector makes of a photograph. With
     ``training.consistency_weight`` it is taught on both views and held to give them the same answer.
 
     temperature: both logits are divided by it (Hinton, Vinyals, Dean, 2015); the gradient is scaled back by its square.
@@ -79,10 +79,13 @@ class Distillation(Config, frozen=True, kw_only=True):
 def require_answers(config: TrainingConfig, distillation: Distillation) -> None:
     """Refuse augmentations of which nobody knows what to teach: what moves pixels, and for patches what hides them.
 
+    A few pixels to the side (`shift`) are no other image to a logit or an embedding; to patches and attention maps they are.
+
     Raises:
         TrainingError: names the way out.
     """
-    if moving := config.augment.moving:
+    placed = distillation.patch_weight or distillation.attention_weight
+    if moving := [key for key in config.augment.moving if placed or key != "shift"]:
         raise TrainingError(
             "a teacher's answers are of the pixels where they are, or mirrored left to right: "
             f"leave {', '.join(moving)} out of training.augment"

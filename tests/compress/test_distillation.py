@@ -10,8 +10,13 @@ from edgedet.training.config import TrainingConfig
 def test_pixels_stay_where_the_teacher_saw_them():
     whole, patches = Distillation(), Distillation(patch_weight=0.5)
     require_answers(TrainingConfig(augment=Augment(hflip=True, blur=0.1, brightness=0.2, jpeg=0.5, mask=0.5, cutout=3)), whole)
-    with pytest.raises(TrainingError, match="mirrored left to right: leave rotation, shift out of"):
+    require_answers(TrainingConfig(augment=Augment(shift=2)), whole)
+    with pytest.raises(TrainingError, match="mirrored left to right: leave rotation out of"):
         require_answers(TrainingConfig(augment=Augment(shift=2, rotation=5, jpeg=0.5)), whole)
+    with pytest.raises(TrainingError, match="mirrored left to right: leave shift out of"):
+        require_answers(TrainingConfig(augment=Augment(shift=2)), patches)
+    with pytest.raises(TrainingError, match="mirrored left to right: leave shift out of"):
+        require_answers(TrainingConfig(augment=Augment(shift=2)), Distillation(attention_weight=1))
     require_answers(TrainingConfig(augment=Augment(jpeg=0.5)), patches)
     with pytest.raises(TrainingError, match=r"a patch that is hidden says nothing.*: leave mask, cutout out of"):
         require_answers(TrainingConfig(augment=Augment(mask=0.5, cutout=3)), patches)
