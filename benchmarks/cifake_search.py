@@ -42,7 +42,7 @@ from edgedet.training.stage import TrainRecipe
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "cifake-search.json"
 BEGIN, END = "<!-- search -->", "<!-- /search -->"
-TEACHERS = ("cifake-teacher", "cifake-teacher-shift")
+TEACHERS = ("cifake-teacher-shift", "cifake-teacher-web")
 RECIPE = "cifake-compress-100kb"
 COLUMNS = (
     "detector", "size KB", "p50 ms (threads)", "times as fast [95 %]", "clean %", "`web` %", "`hard` %", "AUC %",

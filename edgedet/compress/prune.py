@@ -173,6 +173,23 @@ def prunable(model: PixelModel, name: str, dims: tuple[Kind, ...]) -> Found:
     return proven(model.net, x, find(model.net, x, classifier=models.lookup(name).classifier, kinds=dims))
 
 
+def planned(config: PruneRecipe, parent: Artifact) -> structure.Structure | None:
+    """The structure that `run` would give the checkpoint `parent`, without teaching it.
+
+    None where that is known only by doing it: images, chance or a clock decide, or further steps follow the first.
+
+    Raises:
+        NothingToPrune: as `run`.
+    """
+    decided = config.importance in ("magnitude", "bn-scale") and config.cost == "macs" and not config.min_gain
+    if not decided or config.steps > 1 or config.depth < 1:
+        return None
+    model, spec = models.build(parent), parent.manifest.detector
+    target = macs(model) * config.keep
+    narrow(model, spec.name, config, lambda candidate: macs(candidate) <= target)
+    return stage.structure_of(model, spec)
+
+
 def narrow(
     model: PixelModel, name: str, config: PruneRecipe, enough: Callable[[PixelModel], bool], losses: Losses = no_losses
 ) -> dict[str, str]:

@@ -42,7 +42,7 @@ class Timing:
     power_seconds: for how long power is sampled, at rest and of each graph, where the machine has sensors.
     """
 
-    rules: Rules = field(default_factory=lambda: Rules.lasting(0.5))
+    rules: Rules = field(default_factory=lambda: Rules.lasting(2.0))
     threads: Threads = "best"
     power_seconds: float = 2.0
 

@@ -19,6 +19,7 @@ from edgedet.compress.prune import PruneRecipe
 from edgedet.compress.qat import QatRecipe
 from edgedet.data.index import Index
 from edgedet.data.store import writing_file
+from edgedet.errors import NothingToPrune
 from edgedet.export import stage as export
 from edgedet.export.stage import ExportConfig
 from edgedet.models.work import of_model
@@ -93,16 +94,32 @@ class Maker:
         return _timed(out, lambda: export.run(exported, trained, self.data, out))
 
     def trunk(self, trunk: Trunk, rung: int) -> Artifact:
-        """The trained network: the student, pruned where less is to be kept."""
+        """The trained network: the student, pruned where less is to be kept.
+
+        Raises:
+            NothingToPrune: as the stage does, or another trunk of this round is the same network.
+        """
         student, config = self.student(trunk, rung), self.student_recipe(trunk, rung)
         trained = _timed(student, lambda: distill.run(config, self.teacher, self.data, student, resume=True))
         if trunk.keep == 1:
             return trained
         out, pruning = self.checkpoint(trunk, rung), self.prune_recipe(trunk.keep, rung)
+        if not out.exists() and (same := self.same(trunk, rung, trained)):
+            raise NothingToPrune(f"pruning to {trunk.keep:g} leaves the network that {same.name} is: widths go in steps")
         cost = latency if pruning.cost == "latency" else None
         return _timed(
             out, lambda: prune.run(pruning, trained, self.data, out, teachers=(self.teacher,), cost=cost, resume=True)
         )
+
+    def same(self, trunk: Trunk, rung: int, trained: Artifact) -> Trunk | None:
+        """The trunk that was pruned in this round to the widths that `trunk` would have, of the same student `trained`."""
+        wanted = prune.planned(self.prune_recipe(trunk.keep, rung), trained)
+        if wanted is None:
+            return None
+        others = (each for each in trunks(self.config) if each.student == trunk.student and each.keep < 1)
+        paths = {each: self.checkpoint(each, rung) for each in others}
+        alike = (each for each, path in paths.items() if path.exists() and Artifact.load(path).manifest.structure == wanted)
+        return next(alike, None)
 
     def student_recipe(self, trunk: Trunk, rung: int) -> DistillRecipe:
         """Its recipe at its width, with the round's epochs."""

@@ -52,6 +52,14 @@ def test_the_promised_share_is_left_and_widths_suit_the_kernels(pruned, teacher)
     assert pruned.model_bytes < teacher.model_bytes
 
 
+def test_what_is_planned_is_what_is_made(teacher, data, tmp_path):
+    once = msgspec.structs.replace(RECIPE, steps=1)
+    made = prune.run(once, teacher, data, tmp_path / "once")
+    assert prune.planned(once, teacher) == made.manifest.structure != {}
+    for undecided in ({"steps": 2}, {"importance": "taylor"}, {"importance": "random"}, {"min_gain": 0.1}, {"depth": 0.5}):
+        assert prune.planned(msgspec.structs.replace(once, **undecided), teacher) is None
+
+
 def test_the_manifest_says_what_was_left_alone_and_what_each_step_left(pruned, teacher):
     assert pruned.manifest.notes[0] == "head: not pruned: the output"
     assert [note.split(":")[0] for note in pruned.manifest.notes[1:]] == ["step 1", "step 2"]

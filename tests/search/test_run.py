@@ -136,6 +136,16 @@ def test_a_stage_that_refuses_is_kept_as_a_failure_with_its_reason(recipe_path, 
     assert kept["failure"]["reason"] == found.failures["student-keep0.6-fp32"].reason
 
 
+def test_a_network_that_another_share_gave_already_is_not_trained_twice(recipe_path, teacher, data, tmp_path):
+    """Widths go in steps of eight: 0.6 and 0.595 of the work are the same network, and 0.54 is the next."""
+    text = recipe_path.read_text().replace("[1.0, 0.6]", "[0.6, 0.595, 0.545]").replace('"fp32", "int8"', '"fp32"')
+    compress = tmp_path / "compress.toml"
+    compress.write_text(text.replace("rungs = 2", "rungs = 1"))
+    found = search(compress, teacher, data, tmp_path / "out")
+    assert set(found.results) == {"student-keep0.6-fp32", "student-keep0.545-fp32"}
+    assert "leaves the network that student-keep0.6 is" in found.failures["student-keep0.595-fp32"].reason
+
+
 def test_what_is_searched_is_written_down(found, folder, teacher):
     kept = msgspec.json.decode((folder / run.SETTINGS).read_bytes())
     assert (kept["teacher"], kept["target"], kept["recipe"]["keep"]) == (teacher.digest, "cpu-x86", [1.0, 0.6])
