@@ -86,7 +86,7 @@ CASES = {
                 name,
                 student=None,
                 prune=(
-                    "training.epochs=2", "training.batch_size=32", "training.lr=3e-4", "training.monitor=auc",
+                    "importance=taylor", "training.epochs=2", "training.batch_size=32", "training.lr=3e-4", "training.monitor=auc",
                     "training.ema=0.99", "training.amp=false", "distillation.feature_weight=0", "distillation.temperature=4",
                 ),
                 qat=("training.epochs=1",),
