@@ -87,11 +87,11 @@ CASES = {
                 student=None,
                 prune=(
                     "importance=taylor", "training.epochs=2", "training.batch_size=32", "training.lr=3e-4", "training.monitor=auc",
-                    "training.ema=0.99", "training.amp=false", "distillation.feature_weight=0", "distillation.temperature=4",
+                    "training.ema=0.99", f"training.amp={amp}", "distillation.feature_weight=0", "distillation.temperature=4",
                 ),
                 qat=("training.epochs=1",),
             )
-            for name in ("lite0", "npr")
+            for name, amp in (("lite0", "false"), ("npr", "true"))  # as they were trained: see `train/`
         ),
     )
 }  # fmt: skip
