@@ -86,8 +86,9 @@ CASES = {
                 name,
                 student=None,
                 prune=(
-                    "importance=taylor", "training.epochs=2", "training.batch_size=32", "training.lr=3e-4", "training.monitor=auc",
-                    "training.ema=0.99", f"training.amp={amp}", "distillation.feature_weight=0", "distillation.temperature=4",
+                    "importance=taylor", "training.epochs=2", "training.batch_size=32", "training.lr=3e-4",
+                    "training.monitor=auc", "training.ema=0.99", f"training.amp={amp}",
+                    "distillation.feature_weight=0", "distillation.temperature=4",
                 ),
                 qat=("training.epochs=1",),
             )
