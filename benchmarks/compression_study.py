@@ -169,7 +169,7 @@ class Study:
                 try:
                     artifact = self._made(seed, name, make)
                 except (ParityError, QuantizeError, NothingToPrune) as error:
-                    yield {"seed": seed, "name": name, "refused": str(error)}
+                    yield {"seed": seed, "name": name, "refused": str(error).replace(f"{self.out}/", "")}
                     continue
                 again = before.get("digest") == artifact.digest
                 yield before if again else {"seed": seed, "name": name, **self._row(artifact, teacher)}
