@@ -35,14 +35,21 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    name: Recipe, out: Out, overrides: Overrides = None, data: Data = None, resume: Resume = False, json: Json = None
+    name: Recipe,
+    out: Out,
+    overrides: Overrides = None,
+    parent: Annotated[Path | None, typer.Option("--from", help="A checkpoint of that detector to go on from.")] = None,
+    data: Data = None,
+    resume: Resume = False,
+    json: Json = None,
 ) -> None:
     """Train a detector in full precision. Under torchrun (`torchrun -m edgedet train ...`) it is distributed."""
     check_free(out)
     from edgedet.training.stage import TrainRecipe, run
 
     config = _recipe("train", name, TrainRecipe, overrides)
-    report_stage(run(config, None, data_of(data), out, resume=resume), json)
+    before = Artifact.load(parent) if parent else None
+    report_stage(run(config, before, data_of(data), out, resume=resume), json)
 
 
 def ensemble(

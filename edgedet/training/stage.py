@@ -22,7 +22,7 @@ from edgedet.data.index import Index
 from edgedet.data.simulate import golden_images
 from edgedet.data.store import work_folder
 from edgedet.errors import TrainingError
-from edgedet.evaluate.assess import assess
+from edgedet.evaluate.assess import assess, inherited
 from edgedet.models import structure
 from edgedet.models.pixels import PixelModel
 from edgedet.preprocess import Preprocess
@@ -70,30 +70,30 @@ class Sets:
         return cls(open_set(data.split("train"), wider), open_set(data.split("val"), preprocess))
 
 
-def run(config: TrainRecipe, parent: None, data: Index, out: Path, *, resume: bool = False) -> Artifact:
-    """Train a detector from its builder's weights; the state of an unfinished run lies beside `out`.
+def run(config: TrainRecipe, parent: Artifact | None, data: Index, out: Path, *, resume: bool = False) -> Artifact:
+    """Train a detector from its builder's weights, or those of the checkpoint `parent`; an unfinished run lies beside `out`.
 
     Raises:
-        ArtifactError: `out` exists.
+        ArtifactError: `out` exists, or the parent is no checkpoint.
         DataError: a split is missing.
-        TrainingError: an unfinished run lies beside `out`, and `resume` is not set.
+        TrainingError: an unfinished run lies beside `out`, and `resume` is not set; or the parent is another detector than the
+            recipe's, or reads other pixels.
         Interrupted: stopped by a signal; `resume` goes on.
     """
-    del parent  # the first of its line
     artifacts.check_free(out)
     check_unfinished(out, resume=resume)
     preprocess = adjusted(models.lookup(config.detector.name).preprocess, config.preprocess)
     torch.manual_seed(config.training.seed)
-    model = PixelModel(models.create(config.detector), preprocess)
-    images = tuple(golden_images())
+    model = PixelModel(models.create(config.detector), preprocess) if parent is None else _taken_up(parent, config, preprocess)
+    images = tuple(golden_images()) if parent is None else parent.golden.images
     with group() as processes:
         sets = open_sets(data, preprocess, config.training, processes)
         objective = supervised(model, models.lookup(config.detector.name).classifier, config.training)
-        subject = subject_of(config.detector, preprocess)
+        subject = subject_of(config.detector, preprocess) + (f" {parent.digest}" if parent else "")
         result = train(objective, config.training, sets, out, processes, resume=resume, subject=subject)
         if processes.leads:
             extra = {"best_epoch": result.best_epoch}
-            write(out, Written(_manifest(config, preprocess), model, images, parent=None, extra=extra), data)
+            write(out, Written(_manifest(config, parent, model), model, images, parent, extra), data)
         processes.barrier()
     return Artifact.load(out)
 
@@ -128,13 +128,27 @@ def write(out: Path, made: Written, data: Index) -> None:
     clear(out)
 
 
-def _manifest(config: TrainRecipe, preprocess: Preprocess) -> Manifest:
+def _taken_up(parent: Artifact, config: TrainRecipe, preprocess: Preprocess) -> PixelModel:
+    """The network of a checkpoint, where the recipe is for it."""
+    parent.require("checkpoint")
+    wanted, theirs = models.fresh(config.detector), models.fresh(parent.manifest.detector)
+    if (wanted, preprocess) != (theirs, parent.manifest.preprocess):
+        raise TrainingError(
+            f"{parent.path}: is {subject_of(theirs, parent.manifest.preprocess)}, the recipe is for "
+            f"{subject_of(wanted, preprocess)}: give a recipe whose detector and preprocess are the checkpoint's"
+        )
+    return models.build(parent)
+
+
+def _manifest(config: TrainRecipe, parent: Artifact | None, model: PixelModel) -> Manifest:
     return Manifest(
         kind="checkpoint",
         stage="train",
         detector=config.detector,
-        preprocess=preprocess,
-        gates=config.gates,
+        structure=structure_of(model, config.detector),
+        preprocess=model.preprocess,
+        gates=inherited(parent, config.gates),
+        lineage=parent.lineage_for_child() if parent else (),
         seed=config.training.seed,
         config=msgspec.to_builtins(config),
         tools=artifacts.tool_versions("torch", "torchvision", "timm"),
