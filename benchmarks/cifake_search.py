@@ -42,7 +42,8 @@ from edgedet.training.stage import TrainRecipe
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "cifake-search.json"
 BEGIN, END = "<!-- search -->", "<!-- /search -->"
-TEACHERS = ("cifake-teacher-shift", "cifake-teacher-web")
+TEACHERS = (("cifake-teacher-shift", "cifake-teacher-sturdy"), ("cifake-teacher-web",))
+"""Of each the recipes that it is trained by, one after the other."""
 RECIPE = "cifake-compress-100kb"
 COLUMNS = (
     "detector", "size KB", "p50 ms (threads)", "times as fast [95 %]", "clean %", "`web` %", "`hard` %", "AUC %",
@@ -84,11 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def trained(data: Index, out: Path) -> list[Artifact]:
     """The teachers, each trained where it is not there."""
-    made = []
-    for name in TEACHERS:
-        path = out / name
-        config = recipe.load("train", name, TrainRecipe)
-        made.append(Artifact.load(path) if path.exists() else training.run(config, None, data, path, resume=True))
+    made: list[Artifact] = []
+    for recipes in TEACHERS:
+        last = None
+        for name in recipes:
+            path, config = out / name, recipe.load("train", name, TrainRecipe)
+            last = Artifact.load(path) if path.exists() else training.run(config, last, data, path, resume=True)
+        made += [last] if last else []
     return made
 
 

@@ -23,6 +23,7 @@ from edgedet.models.pixels import PixelModel
 from edgedet.preprocess import Preprocess
 from edgedet.recipe import parse
 from edgedet.training import journal, stage
+from edgedet.training.config import TrainingConfig
 from edgedet.training.distributed import Group
 
 SCRIPT = Path(__file__).parents[1] / "tiny_training.py"
@@ -53,6 +54,27 @@ def test_a_recipe_and_images_become_a_checkpoint_that_rebuilds_to_the_bit(data, 
     np.testing.assert_array_equal(logits, golden.logits)
     np.testing.assert_array_equal(golden.parent_logits, golden.logits)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_checkpoint_is_trained_on_from_its_weights_and_stays_its_ancestor(data, tmp_path):
+    first = train_stage(data, tmp_path / "first")
+    still = msgspec.structs.replace(RECIPE, training=TrainingConfig(epochs=1, batch_size=16, lr=1e-9, amp=False))
+    more = stage.run(still, first, data, tmp_path / "more")
+    assert (more.manifest.stage, more.manifest.parent.digest) == ("train", first.digest)
+    before, after = (load_file(each.path / WEIGHTS) for each in (first, more))
+    np.testing.assert_allclose(after["head.weight"], before["head.weight"], atol=1e-6)
+    np.testing.assert_array_equal(more.golden.parent_logits, first.golden.logits)
+    assert more.manifest.metrics["flips_against_parent"]["n"] == 24
+
+
+def test_only_the_recipes_own_detector_is_trained_on(data, tmp_path):
+    first = train_stage(data, tmp_path / "first")
+    wider = msgspec.structs.replace(RECIPE, detector=DetectorSpec(name="edge32", arguments={"width": 16}))
+    with pytest.raises(TrainingError, match=r"'width': 8.*the recipe is for .*'width': 16.*give a recipe whose detector"):
+        stage.run(wider, first, data, tmp_path / "wider")
+    larger = msgspec.structs.replace(RECIPE, preprocess={"height": 32, "width": 32})
+    with pytest.raises(TrainingError, match=r"height=16.*the recipe is for .*height=32"):
+        stage.run(larger, first, data, tmp_path / "larger")
 
 
 TWO_STAGES = """
