@@ -41,7 +41,8 @@ def markdown(case: Case) -> str:
     lines = [f"| {' | '.join(COLUMNS)} |", f"| --- | {' | '.join('---:' for _ in COLUMNS[1:])} |"]
     timed = case.get("latency", {"rows": {}})["rows"]
     lines += [f"| {' | '.join([name, *_cells(rows, timed.get(name))])} |" for name, rows in steps.items()]
-    lines += ["", f"- {seeds} seeds, {next(iter(steps.values()))[0]['n']:,} test images, {case['date']}, {case['device']}"]
+    counted = f"{seeds} seed{'s' if seeds > 1 else ''}"
+    lines += ["", f"- {counted}, {next(iter(steps.values()))[0]['n']:,} test images, {case['date']}, {case['device']}"]
     lines += [f"- {', '.join(f'{tool} {version}' for tool, version in case['tools'].items())}"]
     if timed:
         first = next(iter(timed.values()))
