@@ -113,13 +113,12 @@ class Maker:
 
     def same(self, trunk: Trunk, rung: int, trained: Artifact) -> Trunk | None:
         """The trunk that was pruned in this round to the widths that `trunk` would have, of the same student `trained`."""
-        wanted = prune.planned(self.prune_recipe(trunk.keep, rung), trained)
+        others = (each for each in trunks(self.config) if each.student == trunk.student and each.keep < 1)
+        made = {each: self.checkpoint(each, rung) for each in others if self.checkpoint(each, rung).exists()}
+        wanted = prune.planned(self.prune_recipe(trunk.keep, rung), trained) if made else None
         if wanted is None:
             return None
-        others = (each for each in trunks(self.config) if each.student == trunk.student and each.keep < 1)
-        paths = {each: self.checkpoint(each, rung) for each in others}
-        alike = (each for each, path in paths.items() if path.exists() and Artifact.load(path).manifest.structure == wanted)
-        return next(alike, None)
+        return next((each for each, path in made.items() if Artifact.load(path).manifest.structure == wanted), None)
 
     def student_recipe(self, trunk: Trunk, rung: int) -> DistillRecipe:
         """Its recipe at its width, with the round's epochs."""

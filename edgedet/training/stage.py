@@ -93,7 +93,7 @@ def run(config: TrainRecipe, parent: Artifact | None, data: Index, out: Path, *,
         result = train(objective, config.training, sets, out, processes, resume=resume, subject=subject)
         if processes.leads:
             extra = {"best_epoch": result.best_epoch}
-            write(out, Written(_manifest(config, parent, model), model, images, parent, extra), data)
+            write(out, Written(_manifest(config, preprocess, parent), model, images, parent, extra), data)
         processes.barrier()
     return Artifact.load(out)
 
@@ -140,13 +140,13 @@ def _taken_up(parent: Artifact, config: TrainRecipe, preprocess: Preprocess) -> 
     return models.build(parent)
 
 
-def _manifest(config: TrainRecipe, parent: Artifact | None, model: PixelModel) -> Manifest:
+def _manifest(config: TrainRecipe, preprocess: Preprocess, parent: Artifact | None) -> Manifest:
     return Manifest(
         kind="checkpoint",
         stage="train",
         detector=config.detector,
-        structure=structure_of(model, config.detector),
-        preprocess=model.preprocess,
+        structure=parent.manifest.structure if parent else {},
+        preprocess=preprocess,
         gates=inherited(parent, config.gates),
         lineage=parent.lineage_for_child() if parent else (),
         seed=config.training.seed,
