@@ -36,9 +36,13 @@ def graphs(found, folder) -> tuple[Artifact, Artifact]:
 def test_energy_is_what_is_drawn_above_rest(graphs, monkeypatch):
     monkeypatch.setattr(power, "_SETTLE", 0.0)
     monkeypatch.setattr(power, "find", Package)
+    measured, drawn = power.measure, []
+    monkeypatch.setattr(power, "measure", lambda *given: drawn.append(measured(*given)) or drawn[-1])
     (paid,) = cost.of(graphs[1:], graphs[0], HERE, Timing(QUICK.rules, 1, power_seconds=0.05))
     assert paid.kind == "measured"
-    assert 0 < paid.energy_mj < 5 * 1000  # 5 W above rest, for as long as an image takes, which is no second
+    (load,) = drawn[-1].loads  # the teacher's is the first
+    assert load.above_idle_mw == pytest.approx(5000)
+    assert paid.energy_mj == pytest.approx(5000 / load.images_per_second)
 
 
 def test_what_draws_no_more_than_rest_has_no_figure(graphs, monkeypatch):
