@@ -89,14 +89,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def trained(data: Index, out: Path) -> list[Artifact]:
     """The teachers, each trained where it is not there."""
-    made: list[Artifact] = []
-    for recipes in TEACHERS:
-        last = None
-        for name in recipes:
-            path, config = out / name, recipe.load("train", name, TrainRecipe)
-            last = Artifact.load(path) if path.exists() else training.run(config, last, data, path, resume=True)
-        made += [last] if last else []
-    return made
+    return [_by(recipes, data, out) for recipes in TEACHERS]
+
+
+def _by(recipes: Sequence[str], data: Index, out: Path) -> Artifact:
+    """What the last of `recipes` makes of what those before it made."""
+    *before, name = recipes
+    path = out / name
+    if path.exists():
+        return Artifact.load(path)
+    parent = _by(before, data, out) if before else None
+    return training.run(recipe.load("train", name, TrainRecipe), parent, data, path, resume=True)
 
 
 def together(teachers: Sequence[Artifact], data: Index, out: Path) -> Artifact:
@@ -109,9 +112,9 @@ def together(teachers: Sequence[Artifact], data: Index, out: Path) -> Artifact:
 
 def beside(teacher: Artifact, found: Artifact, data: Index, seconds: float) -> list[Record]:
     """Both graphs on the test split in all tiers, and in one run."""
-    test, both = data.split("test"), (teacher, found)
+    val, test, both = data.split("val"), data.split("test"), (teacher, found)
     scored = [slices.evaluate_all(each, test, TIERS) for each in both]
-    timed = bench.run(both, data=data.split("val"), reference=None, seconds=seconds, batches=(1,))
+    timed = bench.run(both, data=val, reference=None, seconds=seconds, batches=(1,))
     rows = []
     for artifact, seen, row in zip(both, scored, timed, strict=True):
         rows.append(
@@ -122,7 +125,7 @@ def beside(teacher: Artifact, found: Artifact, data: Index, seconds: float) -> l
                 "bytes": artifact.model_bytes,
                 "n": len(seen["clean"].labels),
                 "tiers": tiers(seen),
-                "clean_alone": clean_alone(artifact, seen["clean"], data),
+                "clean_alone": clean_alone(artifact, seen["clean"], val, test),
                 "flips": slices.flips(seen["clean"], scored[0]["clean"]),
                 **timing(row),
             }
@@ -130,11 +133,11 @@ def beside(teacher: Artifact, found: Artifact, data: Index, seconds: float) -> l
     return rows
 
 
-def clean_alone(artifact: Artifact, seen: Evaluation, data: Index) -> Figure:
+def clean_alone(artifact: Artifact, seen: Evaluation, val: Index, test: Index) -> Figure:
     """Balanced accuracy on clean test images at a threshold that is fitted on clean validation images, not on all tiers."""
-    known = parent_evaluations(artifact, data.split("val"), [CLEAN])[CLEAN]
+    known = parent_evaluations(artifact, val, [CLEAN])[CLEAN]
     calibration = thresholds.fit({CLEAN: known.logits}, known.labels, fitted_on=None)
-    return cast(Figure, slices.of_logits(seen.logits, calibration, data.split("test")).overall["balanced_accuracy"])
+    return cast(Figure, slices.of_logits(seen.logits, calibration, test).overall["balanced_accuracy"])
 
 
 def markdown(record: Record) -> str:

@@ -1,6 +1,7 @@
 """The search for a small CIFAKE detector, at its smallest, and what is drawn of it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cifake_search as bench
@@ -9,6 +10,8 @@ import tiny_search
 import torch
 from msgspec.structs import replace
 from tiny_training import RECIPE, train_stage, write_images
+
+from edgedet.artifact import Artifact
 
 STUDY = Path(bench.__file__).parent.parent / "docs" / "study.md"
 
@@ -36,6 +39,20 @@ def test_two_teachers_become_one_that_is_searched_and_set_beside_what_was_found(
 
     bench.main([*given, "--max-size-kb", "0.001"])
     assert json.loads((tmp_path / "found.json").read_text())["chosen"] is None
+
+
+def test_a_teacher_of_two_recipes_goes_on_from_the_first_and_is_not_trained_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEDET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(bench, "TEACHERS", (("first", "second"),))
+    monkeypatch.setattr(bench.recipe, "load", lambda folder, name, into: RECIPE)
+    torch.set_num_threads(1)
+    data, out = write_images(tmp_path / "data", train=32, val=24), tmp_path / "out"
+    (made,) = bench.trained(data, out)
+    assert made.path == out / "second"
+    assert made.manifest.parent.digest == Artifact.load(out / "first").digest
+    shutil.rmtree(out / "first")  # once the last is there, nothing before it is missed
+    (again,) = bench.trained(data, out)
+    assert again.digest == made.digest
 
 
 def test_the_document_shows_the_search_that_was_recorded():
