@@ -33,6 +33,11 @@ class DetectorSpec(Config, frozen=True, kw_only=True):
     name: str
     arguments: dict[str, Any] = {}
 
+    @property
+    def text(self) -> str:
+        """For people, as in ``edge32 {"width":24}``."""
+        return f"{self.name} {msgspec.json.encode(self.arguments).decode()}"
+
 
 class Calibration(Config, frozen=True, kw_only=True):
     """From logit to verdict: ``score = sigmoid((logit + bias) / temperature)``; fake when ``score >= threshold``.

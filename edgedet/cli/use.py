@@ -238,7 +238,7 @@ def show_artifact(
     rows = [
         ("kind", manifest.kind),
         ("made by", manifest.stage),
-        ("detector", f"{manifest.detector.name} {msgspec.json.encode(manifest.detector.arguments).decode()}"),
+        ("detector", manifest.detector.text),
         ("input", f"{manifest.preprocess.geometry} {manifest.preprocess.height}x{manifest.preprocess.width}"),
         ("size", f"{found.model_bytes / 1000:,.1f} kB"),
         ("operating point", f"{manifest.calibration.operating_point}: score >= {manifest.calibration.threshold:.4f}"),

@@ -132,10 +132,13 @@ def _taken_up(parent: Artifact, config: TrainRecipe, preprocess: Preprocess) -> 
     """The network of a checkpoint, where the recipe is for it."""
     parent.require("checkpoint")
     wanted, theirs = models.fresh(config.detector), models.fresh(parent.manifest.detector)
-    if (wanted, preprocess) != (theirs, parent.manifest.preprocess):
+    if wanted != theirs:
+        raise TrainingError(f"{parent.path}: is {theirs.text}, the recipe is for {wanted.text}: give a recipe for the former")
+    before = parent.manifest.preprocess
+    if keys := [key for key in preprocess.__struct_fields__ if getattr(preprocess, key) != getattr(before, key)]:
+        its, ours = (", ".join(f"{key}={getattr(each, key)}" for key in keys) for each in (before, preprocess))
         raise TrainingError(
-            f"{parent.path}: is {subject_of(theirs, parent.manifest.preprocess)}, the recipe is for "
-            f"{subject_of(wanted, preprocess)}: give a recipe whose detector and preprocess are the checkpoint's"
+            f"{parent.path}: reads pixels with {its}, the recipe is for {ours}: set the recipe's `preprocess` to the former"
         )
     return models.build(parent)
 
