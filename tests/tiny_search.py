@@ -56,7 +56,9 @@ def search(path: Path, teacher: Artifact, data: Index, out: Path, *, limits: Lim
     return run.run(config, teacher, data, out, limits=limits, timing=QUICK, **options)
 
 
-def result(name="a", *, worst=0.9, ms=1.0, kb=50.0, drop=0.01, speedup=10.0, error=0.0, failed=(), mj=None) -> Result:
+def result(
+    name="a", *, worst=0.9, ms=1.0, kb=50.0, drop=0.01, speedup=10.0, high=None, error=0.0, failed=(), mj=None
+) -> Result:
     """One of a network called `name`; with an `error` it is an estimate."""
     return Result(
         name=f"{name}-int8",
@@ -76,6 +78,7 @@ def result(name="a", *, worst=0.9, ms=1.0, kb=50.0, drop=0.01, speedup=10.0, err
         latency_kind="estimated" if error else "measured",
         p90_error=error,
         speedup=speedup,
+        speedup_high=high,
         energy_mj=mj,
         size_bytes=int(1000 * kb),
         failed_gates=failed,

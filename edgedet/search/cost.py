@@ -10,7 +10,7 @@ from edgedet.artifact import Artifact
 from edgedet.bench import entry, estimate, scenarios
 from edgedet.bench.entry import Threads
 from edgedet.bench.power import Meter, Power
-from edgedet.bench.scenarios import Rules
+from edgedet.bench.scenarios import Comparison, Rules
 from edgedet.errors import BenchError
 from edgedet.models.work import of_artifact
 from edgedet.target import Precision, Target
@@ -24,6 +24,7 @@ class Cost:
     """The latency of one image in milliseconds, how it is known, and the speed-up over the teacher's FP32 graph there.
 
     p90_error: the estimate's, relative; 0 when it was measured. speedup: None when the teacher has no estimate.
+    speedup_high: the upper end of the 95 % interval of a measured one.
     energy_mj: millijoules of one image above rest; None where nothing measures it.
     """
 
@@ -31,6 +32,7 @@ class Cost:
     kind: Literal["measured", "estimated"]
     p90_error: float
     speedup: float | None
+    speedup_high: float | None = None
     energy_mj: float | None = None
     notes: tuple[str, ...] = ()
 
@@ -94,10 +96,12 @@ def _measured(artifacts: Sequence[Artifact], teacher: Artifact, timing: Timing) 
     finally:
         for each in entries:
             each.close()
-    names = [each.name for each in entries[1:]]
-    return [
-        Cost(found.latency(name).p50_ms, "measured", 0.0, found.ratio(name).value, energy_mj=energy[name]) for name in names
-    ]
+    return [_paid(found, each.name, energy[each.name]) for each in entries[1:]]
+
+
+def _paid(found: Comparison, name: str, energy_mj: float | None) -> Cost:
+    ratio = found.ratio(name)
+    return Cost(found.latency(name).p50_ms, "measured", 0.0, ratio.value, speedup_high=ratio.high, energy_mj=energy_mj)
 
 
 def _energy(drawn: Power | str) -> float | None:

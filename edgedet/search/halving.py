@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
+
 from edgedet.errors import UsageError
 from edgedet.search.result import Result
 from edgedet.search.space import Trunk
@@ -18,7 +20,10 @@ from edgedet.search.space import Trunk
 T = TypeVar("T", bound=Trunk)
 
 SLACK = 0.1
-"""By how much a measured latency may exceed its limit and still go on: a neighbour on the machine can cost that much."""
+"""By how much a measured latency may exceed its limit and still go on: a neighbour on the machine can cost that much.
+
+A speed-up may as well, from the upper end of its interval: a restless machine shows there.
+"""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class Limits:
     def hopeless(self, result: Result) -> bool:
         """Whether it exceeds a limit on cost, which training does not change, by more than measuring again might gain."""
         noisy = result.latency_kind == "measured"
+        if result.speedup_high is not None:
+            result = msgspec.structs.replace(result, speedup=result.speedup_high)
         return any(over > (SLACK if noisy and name != "size" else 0) for name, over in self.cost_excess(result).items())
 
     def excess(self, result: Result) -> dict[str, float]:

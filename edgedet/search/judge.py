@@ -61,6 +61,7 @@ def judged(
         latency_kind=cost.kind,
         p90_error=cost.p90_error,
         speedup=cost.speedup,
+        speedup_high=cost.speedup_high,
         energy_mj=cost.energy_mj,
         size_bytes=made.model_bytes,
         failed_gates=tuple(each["gate"] for each in metrics.get("gates", ()) if each["outcome"] == "failed"),

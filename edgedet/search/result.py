@@ -20,7 +20,8 @@ class Result(Config, frozen=True, kw_only=True):
     drop, drop_bound: of balanced accuracy against the teacher, paired, and its upper 95 % bound: overall or at a generator,
         wherever the bound is largest, which `drop_slice` names.
     latency_ms, latency_kind: of one image, measured here or estimated; p90_error: the estimate's, relative.
-    speedup: over the teacher's FP32 graph on that device; None when that has no estimate.
+    speedup: over the teacher's FP32 graph on that device; None when that has no estimate. speedup_high: the upper end of the
+        95 % interval of a measured one.
     energy_mj: millijoules of one image above rest, where it was measured.
     failed_gates: those of the artifact's manifest.
     """
@@ -42,6 +43,7 @@ class Result(Config, frozen=True, kw_only=True):
     latency_kind: Literal["measured", "estimated"]
     p90_error: float = 0.0
     speedup: float | None
+    speedup_high: float | None = None
     energy_mj: float | None = None
     size_bytes: int
     failed_gates: tuple[str, ...] = ()

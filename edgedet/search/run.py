@@ -213,7 +213,11 @@ class _Job:
             paid = cost.of(made, self.reference, self.maker.target, self.timing)
             for before, now in zip(again, paid, strict=True):
                 results[before.name] = msgspec.structs.replace(
-                    before, latency_ms=now.latency_ms, speedup=now.speedup, energy_mj=now.energy_mj
+                    before,
+                    latency_ms=now.latency_ms,
+                    speedup=now.speedup,
+                    speedup_high=now.speedup_high,
+                    energy_mj=now.energy_mj,
                 )
 
 

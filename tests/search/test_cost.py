@@ -45,6 +45,11 @@ def test_energy_is_what_is_drawn_above_rest(graphs, monkeypatch):
     assert paid.energy_mj == pytest.approx(5000 / load.images_per_second)
 
 
+def test_a_measured_speedup_comes_with_the_upper_end_of_its_interval(graphs):
+    (paid,) = cost.of(graphs[1:], graphs[0], HERE, QUICK)
+    assert paid.speedup_high >= paid.speedup > 0
+
+
 def test_what_draws_no_more_than_rest_has_no_figure(graphs, monkeypatch):
     class Steady(Package):
         def __init__(self):

@@ -37,6 +37,13 @@ def test_a_measurement_just_above_its_limit_is_given_another_chance_but_not_chos
     assert halving.chosen([result(ms=1.09)], limits) is None
 
 
+def test_a_speedup_told_apart_badly_is_given_another_chance_but_not_chosen():
+    limits = Limits(speedup=40.0)
+    assert limits.hopeless(result(speedup=27.5, high=30.0))
+    assert not limits.hopeless(result(speedup=27.5, high=36.5))
+    assert halving.chosen([result(speedup=27.5, high=46.0)], limits) is None
+
+
 def test_a_network_is_as_good_as_its_best_candidate_that_fits():
     both = [result("both", worst=0.95, kb=200), result("both", worst=0.85, kb=50)]
     results = {trunk("both"): both, trunk("other"): [result("other", worst=0.9, kb=60)]}
