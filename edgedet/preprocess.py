@@ -263,8 +263,6 @@ def _formats() -> tuple[str, ...]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if getattr(image, "n_frames", 1) > 1:
-        image.seek(0)
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":

@@ -145,6 +145,18 @@ def test_the_first_frame_counts(container: str) -> None:
     assert np.asarray(decode(hostile.frames(container))).std() > 20  # the second frame is plain red
 
 
+def test_what_lies_behind_the_first_page_is_not_read() -> None:
+    """A TIFF whose next page lies nowhere; a chain of pages takes long to walk along."""
+    file = io.BytesIO()
+    Image.new("RGB", (3, 2), "red").save(file, "TIFF")
+    data = bytearray(file.getvalue())
+    start = int.from_bytes(data[4:8], "little")
+    entries = int.from_bytes(data[start : start + 2], "little")
+    following = start + 2 + 12 * entries
+    data[following : following + 4] = len(data).to_bytes(4, "little")
+    assert decode(bytes(data + b"\1\0" + b"\xff" * 16)).getpixel((0, 0)) == (255, 0, 0)
+
+
 def test_cmyk_and_grey_become_rgb() -> None:
     cmyk = hostile.encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100)
     red, green, blue = decode(cmyk).getpixel((4, 4))

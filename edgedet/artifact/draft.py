@@ -58,6 +58,7 @@ def writing(out: str | os.PathLike[str]) -> Iterator[Draft]:
     target = Path(out)
     check_free(target)
     temporary = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed: in containers their numbers come again
     try:
         temporary.mkdir(parents=True)
         draft = Draft(temporary)

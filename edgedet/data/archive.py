@@ -103,14 +103,26 @@ def unpack(archive: Path, root: Path) -> Path:
             if not target.is_dir():  # else another process was faster with the same files
                 raise
         except _DAMAGE as error:
-            raise DataError(f"{archive}: cannot be unpacked: {error or type(error).__name__}; get it again") from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(f"{archive}: cannot be unpacked: {reason}; get it again") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and content of every file, in the archive's order."""
+    """Name and content of every file, in the archive's order; read to the end, where a compressed one has its checksum.
+
+    Raises:
+        tarfile.TarError, and the rest of `_DAMAGE`: damaged.
+    """
+    try:
+        yield from _unchecked(archive)
+    except OSError as error:  # gzip and bzip2 say so of damaged data
+        raise tarfile.ReadError(str(error)) from error
+
+
+def _unchecked(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     if archive.name.lower().endswith(".zip"):
         with zipfile.ZipFile(archive) as zipped:
             for info in zipped.infolist():
@@ -127,6 +139,9 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 yield member.name, content_or_none
             elif not member.isdir():
                 raise _not_a_file(archive, member.name)
+        if packed.fileobj is not None:
+            for _ in iter(lambda: packed.fileobj.read(_BLOCK), b""):
+                pass
 
 
 def _not_a_file(archive: Path, name: str) -> DataError:
@@ -135,16 +150,23 @@ def _not_a_file(archive: Path, name: str) -> DataError:
 
 def _inside(archive: Path, name: str) -> PurePosixPath:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0] or "\0" in name:
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0] or "\0" in name:
         raise DataError(f"{archive}: {name!r} would be written outside the folder it is unpacked to; it is not unpacked")
     return path
+
+
+def _block(content: IO[bytes]) -> bytes:
+    try:
+        return content.read(_BLOCK)
+    except OSError as error:  # not of the disk that is written to
+        raise tarfile.ReadError(str(error)) from error
 
 
 def _copy(content: IO[bytes], target: Path, limit: int, archive: Path) -> int:
     """Write one member; what is left of `limit`, counted in bytes that came out, not in what a header says."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as file:
-        while block := content.read(_BLOCK):
+        while block := _block(content):
             limit -= len(block)
             if limit < 0:
                 raise DataError(

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from edgedet.errors import ImageError
 from edgedet.preprocess import DEFAULT_MAX_PIXELS, decode, header
 
+_UNREAD = "cannot be read"
+
 
 class Facts(msgspec.Struct, frozen=True, array_like=True):
     """Of a good file: size in pixels as a detector sees it (upright), container, JPEG quality, content hash. Else: `error`."""
@@ -27,6 +29,11 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
     error: str = ""
 
 
+def may_pass(facts: Facts) -> bool:
+    """Whether the file may be fine the next time: the disk or the memory failed, not the image."""
+    return facts.error.startswith(_UNREAD) or "MemoryError" in facts.error
+
+
 def facts_of(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Facts:
     """The facts of the file at `path`; whatever is wrong with it is in `error`, on one line. Never raises for a bad file."""
     try:
@@ -35,7 +42,7 @@ def facts_of(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Facts:
             return Facts(error="not a regular file")
         data = path.read_bytes()
     except OSError as error:
-        return Facts(error=f"cannot be read: {error.strerror or error}")
+        return Facts(error=f"{_UNREAD}: {error.strerror or error}")
     try:
         pixels = decode(data, max_pixels=max_pixels)
     except ImageError as error:

@@ -87,7 +87,7 @@ class Index:
     def digest(self) -> str:
         """The sha256 of what the images are (content, label, generator, split), not of where they lie."""
         lines = sorted(f"{row.sha256}\t{row.label}\t{row.generator}\t{row.split}" for row in self.rows)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def read(self, position: int) -> bytes:
         """The encoded bytes of image `position`.

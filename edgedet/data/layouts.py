@@ -115,7 +115,12 @@ def _row_of_folder(root: Path, folder: str, labels: LabelMap, unlabelled: int | 
     label = unlabelled if label is None else label
     if label is None:
         raise labels.unknown_folder(str(root / folder))
-    return Row(path=folder, label=label, generator=generator or _unnamed(label), split=split)
+    return Row(path=folder, label=label, generator=_readable(generator) or _unnamed(label), split=split)
+
+
+def _readable(name: str) -> str:
+    """A generator's name with what is not UTF-8 escaped: manifests are JSON, which cannot hold it."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _unnamed(label: int) -> str:
@@ -215,7 +220,7 @@ def _row_of_line(columns: dict[str, int], line: Sequence[str], where: str, label
     return Row(
         path=value["path"].replace("\\", "/"),
         label=label,
-        generator=value.get("generator") or _unnamed(label),
+        generator=_readable(value.get("generator", "")) or _unnamed(label),
         split=SPLIT_NAMES[split] if split else "",
         pair=value.get("pair", ""),
     )

@@ -16,7 +16,7 @@ from typing import TypedDict
 import msgspec
 import PIL
 
-from edgedet.data.facts import Facts, facts_of
+from edgedet.data.facts import Facts, facts_of, may_pass
 from edgedet.data.index import UNLABELLED, Index, Row, Split
 from edgedet.data.labels import LabelMap
 from edgedet.data.layouts import listing
@@ -145,8 +145,13 @@ def _facts_of_all(paths: Sequence[Path], cache: Path | None, progress: bool) -> 
         facts = []
     if len(facts) != len(paths):
         facts = _measure(paths, progress)
-        with writing_file(kept) as file:
-            file.write(msgspec.json.encode(facts))
+    elif again := [position for position, each in enumerate(facts) if may_pass(each)]:
+        for position, each in zip(again, _measure([paths[position] for position in again], progress), strict=True):
+            facts[position] = each
+    else:
+        return facts
+    with writing_file(kept) as file:
+        file.write(msgspec.json.encode(facts))
     return facts
 
 

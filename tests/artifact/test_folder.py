@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,15 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="set no manifest"), writing(tmp_path / "a"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_of_the_same_number_has_left_is_no_obstacle(tmp_path: Path) -> None:
+    left = tmp_path / f".a.partial-{os.getpid()}"
+    left.mkdir()
+    (left / "torn").touch()
+    made = written(tmp_path / "a")
+    assert "torn" not in made.manifest.files
+    assert not left.exists()
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -32,7 +33,7 @@ def pack(path: Path, files: dict[str, bytes]) -> Path:
             for name, data in files.items():
                 zipped.writestr(name, data)
         return path
-    with tarfile.open(path, {"gz": "w:gz", "xz": "w:xz"}.get(path.name[-2:], "w")) as packed:
+    with tarfile.open(path, {"gz": "w:gz", "xz": "w:xz", "z2": "w:bz2"}.get(path.name[-2:], "w")) as packed:
         for name, data in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
@@ -111,6 +112,26 @@ def test_a_damaged_archive_is_one_clear_error(tmp_path: Path, name: str) -> None
     with pytest.raises(DataError, match=r"set\.[a-z.]+: cannot be unpacked"):
         unpack(archive, tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("archives/*"))
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_a_flipped_bit_is_never_taken_for_another_image_or_a_full_disk(tmp_path: Path, kind: str) -> None:
+    """A compressed stream has its checksum behind what tar reads."""
+    noise = np.random.default_rng(0).integers(0, 256, 20_000, dtype=np.uint8).tobytes()
+    whole = pack(tmp_path / f"set.tar.{kind}", {"real/a.png": noise}).read_bytes()
+    for position in range(100, len(whole) - 40, len(whole) // 12):
+        damaged = bytearray(whole)
+        damaged[position] ^= 16
+        archive = tmp_path / f"{position}.tar.{kind}"
+        archive.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"cannot be unpacked.*get it again"):
+            unpack(archive, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_a_file_without_a_name_is_refused(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(DataError, match="outside"):
+        unpack(pack(tmp_path / f"set.{kind}", {".": png(1)}), tmp_path / "cache")
 
 
 def test_what_was_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgedet.data.facts import facts_of, jpeg_quality
+from edgedet.data.facts import Facts, facts_of, jpeg_quality
 from edgedet.data.index import UNLABELLED, Index
 from edgedet.data.scan import ScanResult, scan
 from edgedet.data.split import Leak
@@ -228,6 +228,15 @@ def test_names_that_are_not_utf8_survive_the_index(tmp_path: Path) -> None:
     assert all(loaded.read(position) for position in range(2))
 
 
+def test_a_generator_that_is_not_utf8_has_a_name_that_a_manifest_can_hold(tmp_path: Path) -> None:
+    put(tmp_path, ["real/a.png", "fake/x/b.png"])
+    (tmp_path / "fake" / "x").rename(tmp_path / "fake" / os.fsdecode(b"g\xe9n"))
+    index = scan(tmp_path).index
+    assert {row.generator for row in index.rows} == {"real", r"g\xe9n"}
+    assert len(index.digest) == 64
+    assert all(index.read(position) for position in range(2))
+
+
 def test_leaks_are_dropped_from_test_or_kept(tmp_path: Path) -> None:
     put(tmp_path, [f"{split}/{label}/{n}.png" for split in ("train", "test") for label in ("REAL", "FAKE") for n in range(9)])
     leaked = tmp_path / "test" / "FAKE" / "leaked.png"
@@ -260,6 +269,20 @@ def test_a_second_scan_opens_no_image_unless_one_changed(tmp_path: Path, monkeyp
     put(source, ["real/0.png"], seed=9)
     assert scan(source, cache=tmp_path / "cache") != first
     assert sum(opened.values()) == 10
+
+
+def test_an_image_that_the_disk_failed_to_give_once_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = put(tmp_path / "set", [f"{label}/{n}.png" for label in ("real", "fake") for n in range(5)])
+    (source / "real" / "bad.png").write_bytes(b"no image")
+    failing = {"2.png": Facts(error="cannot be read: Input/output error"), "3.png": Facts(error="damaged image: MemoryError: ")}
+    with monkeypatch.context() as patch:
+        patch.setattr("edgedet.data.scan.facts_of", lambda path: failing.get(path.name) or facts_of(path))
+        assert len(scan(source, cache=tmp_path / "cache").index) == 6
+    opened: Counter[str] = Counter()
+    monkeypatch.setattr("edgedet.data.scan.facts_of", lambda path: opened.update([path.name]) or facts_of(path))
+    for _ in range(2):
+        assert len(scan(source, cache=tmp_path / "cache").index) == 10
+    assert opened == {"2.png": 2, "3.png": 2}
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:

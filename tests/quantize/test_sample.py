@@ -122,6 +122,13 @@ def test_images_give_the_same_batches_again_and_the_verdict_of_the_artifact(phot
     assert take_sample(photographs, 6, few=2).images(Preprocess()).held_out is None
 
 
+def test_an_image_that_cannot_be_decoded_is_named(photographs: Index) -> None:
+    path = photographs.root / photographs.rows[1].path
+    path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=f"{path.name}: not an image in a known format; scan the data set again"):
+        list(pixel_batches(photographs, Preprocess(height=20, width=20)))
+
+
 def test_the_key_is_of_the_files_themselves(photographs: Index) -> None:
     preprocess = Preprocess(height=8, width=8)
     before = content_key(photographs, preprocess)
