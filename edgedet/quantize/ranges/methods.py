@@ -45,6 +45,15 @@ def squared_error(histogram: Histogram, low: float, high: float) -> float:
     return float(histogram.counts @ (histogram.centres - rounded) ** 2)
 
 
+def symmetric_error(histogram: Histogram, end: float) -> float:
+    """The same of int8 with zero point 0: steps of `end` / 127, and zero is one of them, which a ReLU's output is full of."""
+    step = end / (LEVELS // 2 - 1)
+    if step <= 0:
+        return float(histogram.counts @ histogram.centres**2)
+    rounded = np.clip(np.round(histogram.centres / step), -LEVELS // 2, LEVELS // 2 - 1) * step
+    return float(histogram.counts @ (histogram.centres - rounded) ** 2)
+
+
 def _percentile(histogram: Histogram, percentile: float) -> Range:
     """Cut the same share from both ends; an end that is zero (behind a ReLU) is kept, and the other loses its share only."""
     cumulated = np.cumsum(histogram.counts)
@@ -61,7 +70,7 @@ def _least_error(histogram: Histogram, symmetric: bool) -> Range:
     shares = np.linspace(1.0, 1 / _CANDIDATES, _CANDIDATES)
     if symmetric:
         ends = max(-low, high) * shares
-        best = float(min(ends, key=lambda end: squared_error(histogram, -end, end)))
+        best = float(min(ends, key=lambda end: symmetric_error(histogram, end)))
         return -best, best
     for _ in range(2):
         high = float(min(histogram.high * shares, key=lambda end: squared_error(histogram, low, end)))

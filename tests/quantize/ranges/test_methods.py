@@ -74,6 +74,20 @@ def test_symmetric_ranges_have_one_magnitude(outliers: npt.NDArray[np.float32]) 
         assert low == -high
 
 
+@pytest.mark.parametrize("zeros", [0.0, 0.5, 0.9])
+def test_least_squared_error_of_a_symmetric_range_counts_a_zero_as_exact(zeros: float) -> None:
+    """As int8 does, whose zero point is 0: behind a ReLU most values are zero, and cost nothing whatever the range."""
+    rng = np.random.default_rng(0)
+    values = np.where(rng.random(100_000) < zeros, 0, np.abs(rng.laplace(size=100_000))).astype(np.float32)
+
+    def slow_error(end: float) -> float:
+        step = end / 127
+        return float(((values - np.clip(np.round(values / step), -128, 127) * step) ** 2).sum())
+
+    _, high = choose(histogram_of(values), "mse", symmetric=True)
+    assert slow_error(high) <= 1.02 * min(map(slow_error, values.max() * np.linspace(0.05, 1, 60)))
+
+
 def test_a_constant_zero_tensor_has_a_range() -> None:
     for method in ("minmax", "percentile", "mse", "entropy"):
         assert choose(histogram_of(np.zeros(10, np.float32)), method) == (0.0, 0.0)
