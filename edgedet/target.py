@@ -256,6 +256,10 @@ def board_model(path: Path = Path("/proc/device-tree/model")) -> str:
         return ""
 
 
+NEEDS_VNNI = "needs_vnni"
+"""The figure of a quantization whose 8-bit weights would overflow on a CPU without."""
+
+
 def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this CPU multiplies uint8 by int8 without saturating on the way (AVX-512 VNNI, AVX-VNNI).
 

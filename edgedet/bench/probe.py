@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -92,11 +93,15 @@ def busy(found: Device) -> str | None:
 
 @dataclass(frozen=True)
 class CpuTime:
-    """Processor seconds since boot: of everyone (steal by other guests included), and of this process and its children."""
+    """Processor seconds since boot: of everyone (steal by other guests included), and of this process and its children.
+
+    processors: how many everyone has, which may be more than this process may use.
+    """
 
     everyone: float
     own: float
     wall: float
+    processors: int
 
 
 def cpu_time(proc: Path = Path("/proc")) -> CpuTime | None:
@@ -108,15 +113,16 @@ def cpu_time(proc: Path = Path("/proc")) -> CpuTime | None:
     user, nice, kernel, _idle, _iowait, irq, softirq, steal = (int(field) for field in fields[:8])
     busy_ticks = user + nice + kernel + irq + softirq + steal
     times = os.times()
-    return CpuTime(busy_ticks / os.sysconf("SC_CLK_TCK"), sum(times[:4]), time.monotonic())
+    processors = sum(re.match(r"cpu\d", line) is not None for line in lines)
+    return CpuTime(busy_ticks / os.sysconf("SC_CLK_TCK"), sum(times[:4]), time.monotonic(), max(1, processors))
 
 
-def others_share(before: CpuTime | None, after: CpuTime | None, processors: int) -> float | None:
+def others_share(before: CpuTime | None, after: CpuTime | None) -> float | None:
     """The share of all processors (0 to 1) that others took in between; None when it cannot be told."""
     if before is None or after is None or after.wall <= before.wall:
         return None
     foreign = (after.everyone - before.everyone) - (after.own - before.own)
-    return min(1.0, max(0.0, foreign / ((after.wall - before.wall) * processors)))
+    return min(1.0, max(0.0, foreign / ((after.wall - before.wall) * after.processors)))
 
 
 def disturbed(share: float | None) -> str | None:

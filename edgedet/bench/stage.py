@@ -17,7 +17,7 @@ from edgedet.bench import beside, memory, probe, result, rows, samples, scenario
 from edgedet.bench import entry as entries_of
 from edgedet.bench.entry import Entry, Threads
 from edgedet.bench.power import Meter
-from edgedet.bench.probe import CpuTime, Device
+from edgedet.bench.probe import CpuTime
 from edgedet.bench.reference import device_name
 from edgedet.bench.result import BenchRow, Memory
 from edgedet.bench.rows import Measured
@@ -81,7 +81,7 @@ def run(
     meter = Meter.at_rest(seconds / 4) if energy else Meter()
     for entry in entries:
         entry.prepare(images, threads=threads)
-    measured = _measure([entry for entry in entries if entry.error is None], device, before, seconds, batches, meter)
+    measured = _measure([entry for entry in entries if entry.error is None], before, seconds, batches, meter)
     found = rows.build(entries, device, measured, baseline or names[0], others, metrics or {})
     if record is not None:
         result.append(record, found)
@@ -105,7 +105,7 @@ def require_names(names: Sequence[str], machine: str | None) -> None:
 
 
 def _measure(
-    live: Sequence[Entry], device: Device, before: CpuTime | None, seconds: float, batches: Sequence[int], meter: Meter
+    live: Sequence[Entry], before: CpuTime | None, seconds: float, batches: Sequence[int], meter: Meter
 ) -> Measured | None:
     """Both scenarios and the memory of all that could be loaded; None when nothing could."""
     if not live:
@@ -123,7 +123,7 @@ def _measure(
         sweep = _sweep(live, seconds, batches)
         best = {name: max(points, key=lambda point: point.images_per_second).batch for name, points in sweep.items() if points}
         powers = {entry.name: meter.of(_loads(entry, best.get(entry.name, 1)), seconds / 4) for entry in live}
-        others = probe.others_share(before, probe.cpu_time(), device.cores or 1)
+        others = probe.others_share(before, probe.cpu_time())
         throttled = probe.since(throttles, probe.throttles())
     finally:
         for entry in live:

@@ -17,7 +17,7 @@ from edgedet.quantize.ranges import Batches, Histogram, observe
 from edgedet.quantize.ranges.cache import observe_once
 from edgedet.quantize.sample import Images
 from edgedet.quantize.search import QuantizeOptions, Search
-from edgedet.target import Target, has_vnni
+from edgedet.target import NEEDS_VNNI, Target, has_vnni
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,14 @@ def quantize(
     plan = draft.plan
     pixels = ("the first convolution reads the uint8 pixels: no float pass over the image",) if plan.pixels else ()
     gain, gains = _gain(model, written, target, given)
+    needs = {NEEDS_VNNI: True} if bits == 8 and _unsigned(target) else {}
     return Quantized(
         model=written,
         notes=(*plan.notes(), *pixels, *search.notes, *said, *_kernels(written, target, len(plan.weights)), *gains),
         convolutions=tuple(node.name for node in written.graph.node if _quantized_convolution(node, plan)),
         floats=qdq.unrounded(draft.model, plan),
         weight_bits=bits,
-        figures={**search.figures, **({"gain": gain} if gain else {})},
+        figures={**search.figures, **needs, **({"gain": gain} if gain else {})},
     )
 
 
@@ -81,9 +82,13 @@ def _quantized_convolution(node: onnx.NodeProto, plan: Plan) -> bool:
     return node.op_type == "Conv" and node.name in plan.weights
 
 
+def _unsigned(target: Target) -> bool:
+    return target.int8 is not None and target.int8.activations == "uint8"
+
+
 def _weight_bits(target: Target) -> tuple[int, tuple[str, ...]]:
     """8, or 7 where the unsigned x86 kernels of this machine would overflow."""
-    if target.int8 is None or target.int8.activations != "uint8":
+    if not _unsigned(target):
         return 8, ()
     if has_vnni():
         return 8, ("weights have 8 bits: this CPU has VNNI",)

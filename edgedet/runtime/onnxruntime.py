@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from edgedet.ort import open_session
 from edgedet.patches import AT_ONCE, FEATURES, cut
 from edgedet.preprocess import Pixels
 from edgedet.runtime.base import LOGIT, Options, Outputs
+from edgedet.target import NEEDS_VNNI, has_vnni
+
+log = logging.getLogger(__name__)
 
 _FLOAT, _UINT8 = "tensor(float)", "tensor(uint8)"
 
@@ -172,6 +176,7 @@ def load(artifact: Artifact, options: Options) -> OnnxRuntime | PatchRuntime:
         ArtifactError: ONNX Runtime does not accept a graph, or its interface is not ours.
         RuntimeUnavailable: the artifact has other graphs, or an operator has no kernel in this ONNX Runtime.
     """
+    _warn_of_overflow(artifact)
     side = artifact.manifest.preprocess.patch
     if artifact.is_patchwise and side is not None:
         return PatchRuntime(artifact.graph_of("encoder"), artifact.graph_of("aggregator"), side, options)
@@ -179,6 +184,15 @@ def load(artifact: Artifact, options: Options) -> OnnxRuntime | PatchRuntime:
     if count > 1:
         raise RuntimeUnavailable(f"{artifact.path}: has {count} graphs, this runtime runs one, or an encoder and an aggregator")
     return OnnxRuntime(artifact.graph, options)
+
+
+def _warn_of_overflow(artifact: Artifact) -> None:
+    if artifact.manifest.metrics.get("quantization", {}).get(NEEDS_VNNI) and not has_vnni():
+        log.warning(
+            "%s: was quantized on a CPU with VNNI, which this one is without: sums of its 8-bit weights may overflow, and its "
+            "logits be others; export it on a CPU like this one, which gives it 7 bits",
+            artifact.path,
+        )
 
 
 def _session(graph: Path, options: Options) -> Any:

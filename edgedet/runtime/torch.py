@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -18,24 +18,33 @@ R = TypeVar("R", bound="TorchRuntime")
 
 
 class TorchRuntime:
-    """A rebuilt network in evaluation mode, on the first CUDA device when there is one."""
+    """A rebuilt network in evaluation mode, on the first CUDA device when there is one.
+
+    PyTorch's number of threads is that of the process: each run sets its own, and the last runtime that is closed gives back
+    what was set before the first.
+    """
 
     name = "torch"
+    _open: ClassVar[int] = 0
+    _threads_before: ClassVar[int] = 0
 
     def __init__(self, artifact: Artifact, options: Options) -> None:
         import torch
 
         from edgedet import models
 
-        # Process-wide in PyTorch: the last runtime that is loaded decides, and `close` gives back what was set before.
-        self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(options.threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model: Any = models.build(artifact).eval().to(self._device)
-        self._torch = torch
+        self._torch, self._threads = torch, options.threads
+        if not TorchRuntime._open:
+            TorchRuntime._threads_before = torch.get_num_threads()
+        TorchRuntime._open += 1
+        torch.set_num_threads(options.threads)
 
     def run(self, pixels_u8_nhwc: Pixels) -> Outputs:
         """The logits, float32 (B,)."""
+        if self._torch.get_num_threads() != self._threads:
+            self._torch.set_num_threads(self._threads)
         # A read-only array (a memory map) cannot be shared with torch.
         shared = pixels_u8_nhwc if pixels_u8_nhwc.flags.writeable else pixels_u8_nhwc.copy()
         with self._torch.inference_mode():
@@ -50,13 +59,17 @@ class TorchRuntime:
             "runtime": self.name,
             "version": str(self._torch.__version__),
             "device": str(self._device),
-            "threads": self._torch.get_num_threads(),
+            "threads": self._threads,
         }
 
     def close(self) -> None:
         """Release the network; training that follows in this process has its threads back."""
+        if self._model is None:
+            return
         self._model = None
-        self._torch.set_num_threads(self._threads_before)
+        TorchRuntime._open -= 1
+        if not TorchRuntime._open:
+            self._torch.set_num_threads(TorchRuntime._threads_before)
 
 
 def load(artifact: Artifact, options: Options) -> TorchRuntime:

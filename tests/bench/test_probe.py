@@ -83,13 +83,13 @@ def test_a_processor_that_slows_itself_down_is_counted_and_said(tmp_path):
 
 
 def test_the_share_of_others_is_what_this_process_did_not_use():
-    before, after = CpuTime(everyone=100, own=10, wall=0), CpuTime(everyone=116, own=16, wall=10)
-    share = probe.others_share(before, after, processors=4)
+    before = CpuTime(everyone=100, own=10, wall=0, processors=4)
+    share = probe.others_share(before, CpuTime(everyone=116, own=16, wall=10, processors=4))
     assert share == pytest.approx(10 / 40)
     assert "other processes took 25%" in (probe.disturbed(share) or "")
     assert probe.disturbed(0.05) is None
     assert probe.disturbed(None) is None
-    assert probe.others_share(None, after, 4) is None
+    assert probe.others_share(None, before) is None
 
 
 def test_processor_time_counts_all_but_idle_and_waiting(tmp_path):

@@ -1,11 +1,16 @@
+from dataclasses import replace
+
+import msgspec
 import numpy as np
 import pytest
 
+from edgedet import Detector
 from edgedet import artifact as artifacts
 from edgedet.artifact import Artifact, DetectorSpec, Graph, Manifest
 from edgedet.errors import ArtifactError, RuntimeUnavailable
 from edgedet.preprocess import Preprocess
 from edgedet.runtime import base
+from edgedet.target import NEEDS_VNNI
 
 PIXELS = np.full((3, 8, 8, 3), (200, 10, 100), np.uint8)
 
@@ -79,6 +84,15 @@ def test_null_gives_zeros_for_any_artifact_and_is_never_chosen_by_itself(make_on
 def test_a_runtime_that_does_not_fit_is_refused(tmp_path, kind, runtime, message):
     with pytest.raises(RuntimeUnavailable, match=message):
         base.load(write(tmp_path / "a", kind=kind), runtime=runtime)
+
+
+def test_weights_that_would_overflow_on_this_cpu_are_a_warning(make_onnx_artifact, monkeypatch, caplog):
+    made = make_onnx_artifact()
+    weighty = replace(made, manifest=msgspec.structs.replace(made.manifest, metrics={"quantization": {NEEDS_VNNI: True}}))
+    for vnni, warnings in ((True, 0), (False, 1)):
+        monkeypatch.setattr("edgedet.runtime.onnxruntime.has_vnni", lambda vnni=vnni: vnni)
+        Detector.load(weighty).close()
+        assert len([line for line in caplog.messages if "sums of its 8-bit weights may overflow" in line]) == warnings
 
 
 def test_threads_must_be_positive(make_onnx_artifact):

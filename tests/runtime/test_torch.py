@@ -32,3 +32,16 @@ def test_a_closed_detector_gives_back_the_threads_that_training_had(checkpoint):
     with Detector.load(checkpoint, threads=before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+def test_each_of_several_runs_on_its_own_threads_whichever_was_loaded_last(checkpoint):
+    before, pixels = torch.get_num_threads(), np.zeros((1, 32, 32, 3), np.uint8)
+    first, second = (Detector.load(checkpoint, threads=threads) for threads in (before + 1, before + 2))
+    for detector, threads in ((first, before + 1), (second, before + 2), (first, before + 1)):
+        detector.logits(pixels)
+        assert torch.get_num_threads() == threads == detector.runtime.describe()["threads"]
+    first.close()
+    first.close()
+    second.logits(pixels)
+    second.close()
+    assert torch.get_num_threads() == before
