@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as reference
 
 from edgedet import metrics
@@ -161,6 +162,16 @@ def test_the_same_seed_gives_the_same_intervals():
     first, again, other = (metrics.summary(logits, labels, Calibration(), n_boot=50, seed=s) for s in (1, 1, 2))
     assert first == again
     assert first["auc"]["low"] != other["auc"]["low"]
+
+
+def test_verdicts_that_are_all_right_do_not_bound_accuracy_at_one():
+    """A bootstrap of no error has no width; Wilson's bound of 0 of n is z^2 / (n + z^2)."""
+    few = metrics.summary([-2.0] * 3 + [2.0] * 4, [0] * 3 + [1] * 4, Calibration())
+    bounds = {n: stats.binomtest(0, n).proportion_ci(method="wilson").high for n in (3, 4, 7)}
+    wanted = {"tnr": bounds[3], "tpr": bounds[4], "balanced_accuracy": (bounds[3] + bounds[4]) / 2, "accuracy": bounds[7]}
+    for name, bound in wanted.items():
+        assert few[name]["value"] == few[name]["high"] == 1
+        assert few[name]["low"] == pytest.approx(1 - bound)
 
 
 def test_figures_that_a_set_cannot_measure_say_why():

@@ -14,6 +14,7 @@ from edgedet.cli.common import Data, GateFile, Json, data_of, gates_of, show, wa
 from edgedet.errors import BenchError, GateFailed, UsageError
 
 if TYPE_CHECKING:
+    from edgedet.data.index import Index
     from edgedet.evaluate.gates import GateResult
     from edgedet.evaluate.slices import Evaluation
 
@@ -63,8 +64,8 @@ def _conditions(names: Sequence[str]) -> list[str]:
 def _wanted(gate: Path | None, split: str, against: Path | None) -> Sequence[Gate]:
     """The gates to test; what cannot be tested as asked is refused before anything is measured."""
     wanted = gates_of(gate) if gate else ()
-    if wanted and split == "test":
-        raise UsageError("gates are tested on --split val: test is reported once, and decides nothing")
+    if wanted and split != "val":
+        raise UsageError("gates are tested on --split val: train was learned, and test is reported once and decides nothing")
     compared = [each for each in wanted if each.metric == "flip_rate" or each.against != "absolute"]
     if compared and against is None:
         raise UsageError(f"{gate}: {len(compared)} of its gates compare with another artifact: give it with --against")
@@ -129,7 +130,7 @@ def bench(
         runtime=runtime or "auto",
         threads=threads or "best",
         reference=machine,
-        metrics=slices.beside_first(subjects, index) if index and split != "val" else None,
+        metrics=slices.beside_first(subjects, index) if index and not _measured_on(subjects, index) else None,
         seconds=seconds,
         keep=samples,
     )
@@ -144,6 +145,11 @@ def bench(
     failed = [f"{row.name}: {row.error}" for row in rows if row.error]
     if failed:
         raise BenchError(f"{len(failed)} of {len(rows)} rows could not be measured: {'; '.join(failed)}")
+
+
+def _measured_on(subjects: Sequence[Artifact], index: Index) -> bool:
+    """Whether the manifests' own figures are those of `index`."""
+    return {subject.manifest.metrics.get("index") for subject in subjects} == {index.digest}
 
 
 def _anchors() -> Sequence[Artifact]:

@@ -85,11 +85,11 @@ def check(
     few reals measure, is ``not measured``: neither passed nor failed, and shown as such.
 
     Raises:
-        DataError: an evaluation is on the test split, a condition is missing, or images differ between the models.
+        DataError: an evaluation is not on the validation split, a condition is missing, or images differ between the models.
     """
     for evaluations in (child, parent or {}, ancestor or {}):
         for evaluation in evaluations.values():
-            _refuse_test(evaluation)
+            _require_val(evaluation)
     others = {"parent": parent, "ancestor": ancestor}
     return [_check(gate, child, others, n_boot, seed) for gate in gates]
 
@@ -134,11 +134,12 @@ def _side(number: float, limit: float) -> int:
     return (number > limit) - (number < limit)
 
 
-def _refuse_test(evaluation: Evaluation) -> None:
-    if "test" in evaluation.splits:
+def _require_val(evaluation: Evaluation) -> None:
+    if evaluation.splits != ("val",):
+        held = ", ".join(split or "no split" for split in evaluation.splits)
         raise DataError(
-            "gates are tested on the val split, this evaluation holds images of test: test is reported once, "
-            "and what decides about an artifact must not have seen it; use --split val"
+            f"gates are tested on the val split, this evaluation holds images of {held}: train was learned, and test is "
+            "reported once and decides nothing; use --split val"
         )
 
 

@@ -15,6 +15,7 @@ from edgedet.metrics.figures import FIGURES, NAMES, reason_against
 from edgedet.metrics.samples import Floats, Groups, Ints
 
 CONFIDENCE = 0.95
+_Z = 1.959963984540054
 _CHUNK = 1 << 18  # elements a block of resamples has: what stays in the cache
 
 
@@ -48,7 +49,8 @@ def summary(
     """Every figure of :data:`NAMES` as a :class:`Figure`, and ``n_real``, ``n_fake``, ``majority_accuracy``.
 
     `logits` are (N,) as the model gives them, `calibration` makes scores and verdicts of them; `labels` are (N,) of 0 and 1.
-    With one class only, what needs the other is None, with the reason. `n_boot` = 0 leaves the intervals out.
+    With one class only, what needs the other is None, with the reason. `n_boot` = 0 leaves the intervals out. Verdicts that
+    are all right, or all wrong, have Wilson's width, as in :func:`flip_rate`.
 
     Raises:
         DataError: no images, a logit that is not finite, or another number of labels.
@@ -66,7 +68,8 @@ def summary(
         "majority_accuracy": max(groups.n_real, groups.n_fake) / n,
     }
     for name in NAMES:
-        figures[name] = _figure(values.get(name), drawn.get(name), n, reasons[name])
+        figure = _figure(values.get(name), drawn.get(name), n, reasons[name])
+        figures[name] = _widened(figure, name, groups) if n_boot > 1 else figure
     return figures
 
 
@@ -81,7 +84,8 @@ def paired_difference(
 ) -> Figure:
     """The drop of `metric` from one model to another on the same images: before - after, with its 95 % interval.
 
-    Both models are measured on the same resamples, so what the images have in common cancels. `metric` is one of
+    Both models are measured on the same resamples, so what the images have in common cancels; two that say the same of every
+    image differ by nothing, without a width: how little that proves on few images, :func:`flip_rate` says. `metric` is one of
     :data:`NAMES`; `before` and `after` are logits (N,) with their calibration, `labels` (N,) of 0 and 1.
 
     Raises:
@@ -108,7 +112,7 @@ def flip_rate(before: npt.ArrayLike, after: npt.ArrayLike) -> Figure:
     changed = np.asarray(before, dtype=bool) != np.asarray(after, dtype=bool)
     if not changed.size:
         raise DataError("flip_rate: expected at least one verdict, got none")
-    n, rate, z = changed.size, float(changed.mean()), 1.959963984540054
+    n, rate, z = changed.size, float(changed.mean()), _Z
     centre, half = rate + z * z / (2 * n), z * float(np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)))
     low, high = max(0.0, (centre - half) / (1 + z * z / n)), min(1.0, (centre + half) / (1 + z * z / n))
     return Figure(value=rate, low=low if rate else 0.0, high=high if rate < 1 else 1.0, n=n, reason="")
@@ -157,6 +161,21 @@ def draws(n_real: int, n_fake: int, n_boot: int, seed: int) -> Iterator[tuple[In
         rows = min(block, n_boot - start)
         real = rng.integers(0, max(n_real, 1), (rows, n_real))
         yield real, rng.integers(0, max(n_fake, 1), (rows, n_fake))
+
+
+def _widened(figure: Figure, name: str, groups: Groups) -> Figure:
+    """A figure of verdicts whose resamples are all the same, with the width of none in n: z^2 / (n + z^2) of each class."""
+    value, low, high = figure["value"], figure["low"], figure["high"]
+    counts = {
+        "tpr": (groups.n_fake,),
+        "tnr": (groups.n_real,),
+        "balanced_accuracy": (groups.n_real, groups.n_fake),
+        "accuracy": (groups.n_real + groups.n_fake,),
+    }.get(name)
+    if counts is None or value is None or low is None or high is None or not low == value == high:
+        return figure
+    width = math.fsum(_Z * _Z / (n + _Z * _Z) for n in counts) / len(counts)
+    return Figure(value=value, low=max(0.0, low - width), high=min(1.0, high + width), n=figure["n"], reason="")
 
 
 def _figure(value: float | None, drawn: Floats | None, n: int, reason: str) -> Figure:

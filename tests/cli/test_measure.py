@@ -9,6 +9,7 @@ from command import assert_one_line, press_ctrl_c
 
 from edgedet.artifact import Artifact
 from edgedet.bench import result
+from edgedet.data.archive import open_data
 from edgedet.data.index import Index
 
 GATES = """
@@ -71,6 +72,7 @@ def test_a_failed_gate_is_exit_code_3_and_the_table_says_which(edgedet, demo, tm
         (["eval", "{int8}", "--data", "{data}", "--degrade", "jpg-60"], 1, ["'jpg-60'", "did you mean 'jpeg'?"]),
         (["eval", "{int8}", "--data", "{data}", "--degrade", "jpeg-0"], 1, ["jpeg-0", "1", "100"]),
         (["eval", "{int8}", "--data", "{data}", "--gate", "{gates}", "--split", "test"], 2, ["tested on --split val"]),
+        (["eval", "{int8}", "--data", "{data}", "--gate", "{gates}", "--split", "train"], 2, ["tested on --split val"]),
         (["eval", "{int8}", "--data", "{data}", "--gate", "{comparing}"], 2, ["give it with --against"]),
         (["eval", "{int8}", "--data", "{data}", "--gate", "{wrong}"], 1, ["wrong.toml", "unknown key", "'metric'"]),
         (["bench", "{int8}", "{data}", "--no-anchor"], 1, ["not an artifact"]),
@@ -111,6 +113,20 @@ def test_bench_writes_rows_as_json_lines_and_markdown(edgedet, demo, tmp_path):
     assert rows[1]["accuracy"]["split"] == "test"
     assert rows[1]["accuracy"]["flip_rate"]["value"] is not None
     assert markdown.read_text().startswith("| model |")
+
+
+def test_accuracy_is_of_the_images_that_are_given_not_of_those_it_was_validated_on(edgedet, demo, tmp_path):
+    whole = open_data(demo.data)
+    val = whole.split("val")
+    fewer = whole.where(lambda row: row.split != "val" or row in val.rows[::2])
+    fewer.save(tmp_path / "fewer.csv")
+    shown = {}
+    for data in (demo.data, tmp_path / "fewer.csv"):
+        done = edgedet("bench", demo.int8, "--no-anchor", "--seconds", "0.1", "--threads", "1", "--data", data, "--json", "-")
+        assert done.code == 0, done.err
+        shown[data] = json.loads(done.out)[0]["accuracy"]
+    assert shown[demo.data]["balanced_accuracy"]["low"] == Artifact.load(demo.int8).manifest.metrics["balanced_accuracy"]["low"]
+    assert shown[demo.data] != shown[tmp_path / "fewer.csv"]
 
 
 def test_a_row_that_cannot_be_measured_is_an_error(edgedet, demo):
