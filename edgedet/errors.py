@@ -14,6 +14,7 @@
     │   └── ImageError           one image cannot be turned into pixels
     ├── ModelError               an unknown detector, or arguments that it does not take
     ├── TrainingError            training cannot start or cannot go on
+    │   └── StateError           what is kept of a run on disk cannot be written, read or taken up
     ├── NothingToPrune           every group is protected
     ├── QuantizeError            a graph cannot be quantized as asked
     ├── ExportError              a graph does not come out as promised
@@ -85,6 +86,10 @@ class ModelError(EdgedetError):
 
 class TrainingError(EdgedetError):
     """Training cannot start or cannot go on."""
+
+
+class StateError(TrainingError):
+    """What is kept of a run on disk cannot be written, read or taken up: nothing is wrong with what is trained."""
 
 
 class NothingToPrune(EdgedetError):

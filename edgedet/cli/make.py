@@ -149,11 +149,12 @@ def export(
     """
     check_free(out)
     precision = _precision(int8=int8, fp16=fp16, fp32=fp32)
+    quantization = _int8(precision, ranges, bias_correction, mixed=mixed)
     if gate and not data:
         raise UsageError("--gate needs --data: gates are tested on its validation split")
     gates = gates_of(gate) if gate else None
     if triton:
-        if int8 or fp16 or fp32 or maps or engine or target != "host" or overrides or data:
+        if int8 or fp16 or fp32 or maps or engine or target != "host" or overrides or gate:
             raise UsageError("--triton takes an ONNX artifact as it is: leave every option but --out and --json out")
         _triton(Artifact.load(artifact), out, json)
         return
@@ -168,7 +169,7 @@ def export(
         return
     from edgedet.export.stage import ExportConfig, run
 
-    given = [f"target={target}", f"precision={precision}", *_int8(precision, ranges, bias_correction, mixed=mixed)]
+    given = [f"target={target}", f"precision={precision}", *quantization]
     given += ["maps=true"] if maps else []
     config = recipe.parse("", ExportConfig, source="edgedet export", overrides=[*given, *(overrides or ())])
     config = msgspec.structs.replace(config, gates=config.gates if gates is None else gates)

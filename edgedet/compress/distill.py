@@ -16,7 +16,7 @@ from edgedet.compress.distillation import Distillation, require_answers
 from edgedet.compress.ensemble import besides, consult, require_ensemble, require_fit
 from edgedet.compress.patches import listener
 from edgedet.data.index import Index
-from edgedet.evaluate.assess import inherited
+from edgedet.evaluate.assess import inherited, require_assessable
 from edgedet.models.pixels import PixelModel
 from edgedet.recipe import Config
 from edgedet.training import stage
@@ -70,6 +70,7 @@ def run(
     teachers = (parent, *others)
     require_ensemble(teachers, config.distillation)
     require_answers(config.training, config.distillation)
+    require_assessable(inherited(parent, config.gates), data)
     preprocess = stage.adjusted(models.lookup(config.detector.name).preprocess, config.preprocess)
     torch.manual_seed(config.training.seed)
     student = PixelModel(models.create(config.detector), preprocess)
@@ -80,6 +81,7 @@ def run(
     with group() as processes:
         answers = processes.leader_first(lambda: consult(teachers, train, config.distillation, amp=config.training.amp))
         sets = stage.open_sets(data, preprocess, config.training, processes)
+        torch.manual_seed(config.training.seed)  # asking the teacher may have drawn
         objective = listener(student, config.detector.name, answers, config.training, config.distillation)
         subject = stage.subject_of(config.detector, preprocess)
         result = stage.train(objective, config.training, sets, out, processes, resume=resume, title="distill", subject=subject)

@@ -36,7 +36,7 @@ from edgedet.compress.teacher import Answers
 from edgedet.data.dataset import ImageSet
 from edgedet.data.index import Index
 from edgedet.errors import NothingToPrune, RecipeError
-from edgedet.evaluate.assess import inherited
+from edgedet.evaluate.assess import inherited, require_assessable
 from edgedet.models import structure
 from edgedet.models.macs import macs
 from edgedet.models.pixels import PixelModel
@@ -123,6 +123,7 @@ def run(
     require_answers(config.training, config.distillation)
     if config.cost == "latency" and cost is None:
         raise RecipeError("`cost = \"latency\"` needs the function that measures it: give `cost`, or prune by MACs")
+    require_assessable(inherited(parent, config.gates), data)
     model, guides = models.build(parent), tuple(teachers) or (parent,)
     require_ensemble(guides, config.distillation)
     require_fit(guides, model, parent.manifest.detector.name, config.distillation)
@@ -258,7 +259,7 @@ class _Job:
     @property
     def settings(self) -> str:
         """What decides what is pruned: an interrupted run is taken up only where it is the same."""
-        return f"{self.config!r} {self.parent} {self.answers.key}"
+        return f"{msgspec.structs.replace(self.config, gates=())!r} {self.parent} {self.answers.key}"
 
     def prune(self, model: PixelModel, target: float, step: int) -> _Kept:
         """Prune to `target`, or take up what an interrupted run had pruned at this step; gives what that did.
@@ -311,6 +312,7 @@ class _Job:
     def teach(self, model: PixelModel, step: int) -> None:
         """Fine-tune on labels and on the teacher's answers."""
         config = self.config
+        torch.manual_seed(config.training.seed + step)  # asking the teacher may have drawn
         objective = listener(model, self.name, self.answers, config.training, config.distillation)
         out = self.work / f"step{step + 1}"
         title = f"prune {step + 1}/{config.steps}"

@@ -31,7 +31,7 @@ from edgedet.compress.teacher import Answers
 from edgedet.data.dataset import ImageSet
 from edgedet.data.index import Index
 from edgedet.errors import ExportError, ParityError
-from edgedet.evaluate.assess import inherited
+from edgedet.evaluate.assess import inherited, require_assessable
 from edgedet.export import stage as export
 from edgedet.export.parity import ParityGate
 from edgedet.export.precision import linted
@@ -118,6 +118,7 @@ def run(
     guides = tuple(teachers) or (parent,)
     require_ensemble(guides, config.distillation)
     require_answers(config.training, config.distillation)
+    require_assessable(inherited(parent, config.gates), data)
     torch.manual_seed(config.training.seed)
     preprocess = parent.manifest.preprocess
     with group() as processes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.artifact import Artifact, Calibration, Draft, Figures, Gate, Manifest
-from edgedet.data.index import Index
+from edgedet.data.index import FAKE, REAL, Index
 from edgedet.errors import DataError, GateFailed
 from edgedet.evaluate import degrade, gates, slices, thresholds
 from edgedet.evaluate.collapse import collapse
@@ -28,12 +27,29 @@ from edgedet.evaluate.slices import Evaluation
 
 VALIDATION = "validation.npz"
 LABELS = "labels"
+_COMPARISONS = {f"{what}_against_{whom}" for what in ("flips", "mcnemar") for whom in ("parent", "ancestor")}
+_COMPARED = {"gates", "threshold_drift", *_COMPARISONS}
+"""What a manifest's figures say of two artifacts."""
 
 
 def inherited(parent: Artifact | None, own: tuple[Gate, ...]) -> tuple[Gate, ...]:
     """The parent's gates, then those of the recipe that it does not have."""
     before = parent.manifest.gates if parent else ()
     return (*before, *(gate for gate in own if gate not in before))
+
+
+def require_assessable(tested: Sequence[Gate], data: Index) -> None:
+    """Refuse before hours of work what :func:`assess` would refuse behind them.
+
+    Raises:
+        DataError: a gate names a condition that there is none of; the validation split is missing, or has images without a
+            label, or of one class only.
+    """
+    slices.require_conditions(gates.conditions(tested))
+    labels = data.split("val").labels
+    for label, name in ((REAL, "real"), (FAKE, "fake")):
+        if label not in labels:
+            raise DataError(f"{data.root}: expected real and fake images in the validation split, it has no {name} one")
 
 
 def assess(draft: Draft, data: Index, *, parent: Artifact | None, extra: Mapping[str, object] | None = None) -> Manifest:
@@ -73,14 +89,20 @@ def assess(draft: Draft, data: Index, *, parent: Artifact | None, extra: Mapping
 
 
 def carry_over(draft: Draft, parent: Artifact) -> Manifest:
-    """The manifest of an artifact that was not measured: figures and validation logits are its parent's, and a note says so."""
+    """The manifest of an artifact that was not measured: the figures are its parent's, and a note says so.
+
+    What the parent was compared with, and its gates, are left out, and so are its logits: who compares with this artifact runs
+    it. Those of the first of the line go on.
+    """
     manifest = draft.so_far
     if VALIDATION not in parent.manifest.files:
         return manifest
-    shutil.copyfile(parent.file(VALIDATION), draft.path / VALIDATION)
+    with np.load(parent.file(VALIDATION), allow_pickle=False) as file:
+        np.savez(draft.path / VALIDATION, **{name: file[name] for name in file.files if not name.startswith("own/")})
+    figures = {name: value for name, value in parent.manifest.metrics.items() if name not in _COMPARED}
     return msgspec.structs.replace(
         manifest,
-        metrics={**parent.manifest.metrics, **manifest.metrics},
+        metrics={**figures, **manifest.metrics},
         notes=(*manifest.notes, "not measured: the accuracy figures are the parent's; give --data to measure"),
     )
 
@@ -140,6 +162,8 @@ def kept(artifact: Artifact) -> Kept:
         if LABELS not in file.files:
             raise DataError(f"{artifact.path}: keeps no validation labels, as older artifacts: make it again")
         head = json.loads(file["head"].tobytes())
+        if f"own/{degrade.CLEAN}" not in file.files:
+            raise DataError(f"{artifact.path}: was made without --data, and keeps no validation logits: make it with it")
         pairs = [(file[f"{whose}/{degrade.CLEAN}"], msgspec.convert(head[whose], Calibration)) for whose in ("own", "ancestor")]
         return Kept(file[LABELS].astype(np.int64), *pairs)
 

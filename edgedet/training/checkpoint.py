@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from edgedet.errors import TrainingError
+from edgedet.errors import StateError
 
 STATE = "state.pt"
 
@@ -17,7 +17,7 @@ def save(state: dict[str, Any], work: Path) -> None:
     """Write `state` into the folder `work`, replacing the last one in one step.
 
     Raises:
-        TrainingError: it cannot be written; the last one is untouched.
+        StateError: it cannot be written; the last one is untouched.
     """
     temporary = work / f".{STATE}.partial"
     try:
@@ -37,7 +37,7 @@ def load(work: Path) -> dict[str, Any] | None:
     """The last state in `work`, None when there is none.
 
     Raises:
-        TrainingError: it is damaged.
+        StateError: it is damaged.
     """
     path = work / STATE
     if not path.is_file():
@@ -46,21 +46,21 @@ def load(work: Path) -> dict[str, Any] | None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise nearly anything
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise TrainingError(f"{path}: is damaged ({reason}); remove {work} and train from the start") from error
+        raise StateError(f"{path}: is damaged ({reason}); remove {work} and train from the start") from error
     if not isinstance(state, dict) or "config" not in state:
-        raise TrainingError(f"{path}: is not the state of a run; remove {work} and train from the start")
+        raise StateError(f"{path}: is not the state of a run; remove {work} and train from the start")
     return state
 
 
-def unwritable(path: Path, error: BaseException) -> TrainingError:
+def unwritable(path: Path, error: BaseException) -> StateError:
     """What to say when a file of the work folder cannot be written."""
     reason = error.strerror if isinstance(error, OSError) else None
-    return TrainingError(f"{path}: cannot be written ({reason or error}); free space and run again with --resume")
+    return StateError(f"{path}: cannot be written ({reason or error}); free space and run again with --resume")
 
 
-def other_run(work: Path) -> TrainingError:
+def other_run(work: Path) -> StateError:
     """What to say when the state in `work` is not that of the run that is asked for."""
-    return TrainingError(
+    return StateError(
         f"{work}: holds a run with other settings, another network or other data; give the same ones to resume it, "
         "or remove the folder to start anew"
     )

@@ -76,7 +76,7 @@ class Journal:
         """Append one line of figures, with the time.
 
         Raises:
-            TrainingError: it cannot be written.
+            StateError: it cannot be written.
         """
         if not self._leads:
             return
@@ -101,7 +101,7 @@ class _LogFile(logging.FileHandler):
         """Called where the error is handled.
 
         Raises:
-            TrainingError: names the file and the reason.
+            StateError: names the file and the reason.
         """
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):

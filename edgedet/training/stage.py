@@ -22,7 +22,7 @@ from edgedet.data.index import Index
 from edgedet.data.simulate import golden_images
 from edgedet.data.store import work_folder
 from edgedet.errors import TrainingError
-from edgedet.evaluate.assess import assess, inherited
+from edgedet.evaluate.assess import assess, inherited, require_assessable
 from edgedet.models import structure
 from edgedet.models.pixels import PixelModel
 from edgedet.preprocess import Preprocess
@@ -82,6 +82,7 @@ def run(config: TrainRecipe, parent: Artifact | None, data: Index, out: Path, *,
     """
     artifacts.check_free(out)
     check_unfinished(out, resume=resume)
+    require_assessable(inherited(parent, config.gates), data)
     preprocess = adjusted(models.lookup(config.detector.name).preprocess, config.preprocess)
     torch.manual_seed(config.training.seed)
     model = PixelModel(models.create(config.detector), preprocess) if parent is None else _taken_up(parent, config, preprocess)

@@ -7,10 +7,14 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import COMMAND, TINY, assert_one_line, environment, run
 
 from edgedet.artifact import Artifact
+from edgedet.data.archive import open_data
+from edgedet.evaluate.assess import ancestor_evaluations, parent_evaluations
+from edgedet.evaluate.slices import evaluate
 
 FAILING_GATE = '[[gates]]\nmetric = "balanced_accuracy"\nagainst = "absolute"\nmin_value = 1.0\n'
 
@@ -174,8 +178,24 @@ def test_int8_shows_what_was_tried_and_keeps_it_in_the_manifest(edgedet, demo, t
         assert "time, estimated" in done.out
 
 
-def test_a_triton_repository_is_made_of_an_onnx_artifact(edgedet, make_onnx_artifact, tmp_path):
+def test_what_is_exported_without_data_says_nothing_of_what_its_parent_was_compared_with(edgedet, demo, tmp_path):
+    """Accuracy is the parent's, as a note says; a comparison of the parent's, and its gates, are of another artifact."""
+    done = edgedet("export", demo.student, "--out", tmp_path / "out", "--json", "-")
+    assert done.code == 0, done.err
+    made, parent = Artifact.load(tmp_path / "out"), Artifact.load(demo.student)
+    assert made.manifest.metrics["balanced_accuracy"] == parent.manifest.metrics["balanced_accuracy"]
+    assert "flips_against_parent" in parent.manifest.metrics
+    assert not {"flips_against_parent", "flips_against_ancestor", "gates", "threshold_drift"} & set(made.manifest.metrics)
+    val = open_data(demo.data).split("val")
+    own = parent_evaluations(made, val, ["clean"])["clean"]
+    np.testing.assert_array_equal(own.logits, evaluate(made, val, n_boot=0).logits)
+    ancestor = ancestor_evaluations(made, val)["clean"]
+    np.testing.assert_array_equal(ancestor.logits, parent_evaluations(Artifact.load(demo.teacher), val, [])["clean"].logits)
+
+
+def test_a_triton_repository_is_made_of_an_onnx_artifact(edgedet, make_onnx_artifact, tmp_path, monkeypatch):
     made = make_onnx_artifact("mine")
+    monkeypatch.setenv("EDGEDET_DATA", str(tmp_path))  # is no option of this command
     done = edgedet("export", made.path, "--triton", "--out", tmp_path / "repository", "--json", "-")
     assert done.code == 0, done.err
     said = json.loads(done.out)

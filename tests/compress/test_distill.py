@@ -70,6 +70,14 @@ def test_images_without_labels_are_learned_from_and_not_judged_by(teacher, data,
         distill.run(deaf, teacher, Index(data.root, tuple(rows)), tmp_path / "deaf")
 
 
+def test_a_student_is_the_same_whether_its_teacher_was_asked_or_not(teacher, data, tmp_path, monkeypatch):
+    """The first asks, the second finds the answers."""
+    monkeypatch.setenv("EDGEDET_CACHE", str(tmp_path / "cache"))
+    features = msgspec.structs.replace(RECIPE, distillation=Distillation(feature_weight=0.5))
+    asked, kept = (distill.run(features, teacher, data, tmp_path / name) for name in ("asked", "kept"))
+    assert asked.manifest.files["weights.safetensors"] == kept.manifest.files["weights.safetensors"]
+
+
 def test_the_lineage_and_the_comparison_name_the_teacher(student, teacher):
     manifest = student.manifest
     assert (manifest.stage, manifest.parent.digest, manifest.parent.stage) == ("distill", teacher.digest, "train")

@@ -6,7 +6,7 @@ from tiny_networks import lively
 from torch import nn
 
 from edgedet import models
-from edgedet.artifact import Artifact, DetectorSpec
+from edgedet.artifact import Artifact, DetectorSpec, Gate
 from edgedet.compress import prune
 from edgedet.compress.cost import latency
 from edgedet.compress.prune import PruneRecipe
@@ -84,7 +84,9 @@ def test_a_pruning_stopped_between_steps_goes_on_where_it_was(pruned, teacher, d
     monkeypatch.setattr(stage, "train", taught)
     with pytest.raises(TrainingError, match="holds a run with other settings"):
         prune.run(msgspec.structs.replace(RECIPE, keep=0.8), teacher, data, tmp_path / "out", resume=True)
-    again = prune.run(RECIPE, teacher, data, tmp_path / "out", resume=True)
+    gate = Gate(metric="balanced_accuracy", against="absolute", min_value=0.0)  # may be mended in between
+    again = prune.run(msgspec.structs.replace(RECIPE, gates=(gate,)), teacher, data, tmp_path / "out", resume=True)
+    assert gate in again.manifest.gates
     assert again.manifest.structure == pruned.manifest.structure
     np.testing.assert_array_equal(again.golden.logits, pruned.golden.logits)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

@@ -16,7 +16,7 @@ from edgedet import artifact as artifacts
 from edgedet import models
 from edgedet.artifact import WEIGHTS, Artifact, DetectorSpec, Gate
 from edgedet.data.augment import Augment
-from edgedet.data.index import Index
+from edgedet.data.index import REAL, Index
 from edgedet.errors import ArtifactError, DataError, GateFailed, RecipeError, TrainingError
 from edgedet.evaluate.assess import VALIDATION, require_gates
 from edgedet.models.pixels import PixelModel
@@ -186,6 +186,16 @@ def test_a_data_set_without_validation_images_is_refused(tmp_path):
     with pytest.raises(DataError, match="no images in split 'val'"):
         train_stage(write_images(tmp_path / "data", train=32), tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_what_the_end_would_refuse_is_refused_before_anything_is_trained(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "train", lambda *_, **__: pytest.fail("it was trained"))
+    unknown = Gate(metric="auc", against="absolute", min_value=0.5, condition="jpg-60")
+    with pytest.raises(DataError, match="jpg-60"):
+        train_stage(data, tmp_path / "a", msgspec.structs.replace(RECIPE, gates=(unknown,)))
+    real = data.where(lambda row: row.split != "val" or row.label == REAL)
+    with pytest.raises(DataError, match="real and fake images in the validation split, it has no fake one"):
+        train_stage(real, tmp_path / "b")
 
 
 def test_a_failed_gate_is_recorded_and_then_raised(data, tmp_path):
