@@ -32,7 +32,7 @@ def compress(
     max_size_kb: Annotated[float | None, typer.Option(help="Of the graph.")] = None,
     min_speedup: Annotated[float | None, typer.Option(help="Over the teacher's FP32 graph at batch 1, in one run.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Of balanced accuracy: its 95 % bound; 0.01 is a point.")] = None,
-    budget_minutes: Annotated[float | None, typer.Option(min=0.01, help="To make candidates, restarts included.")] = None,
+    budget_minutes: Annotated[float | None, typer.Option(min=0.01, help="Making and measuring, restarts included.")] = None,
     data: Data = None,
     resume: Resume = False,
     json: Json = None,

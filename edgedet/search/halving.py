@@ -71,6 +71,14 @@ class Limits:
             result = msgspec.structs.replace(result, speedup=result.speedup_high)
         return any(over > (SLACK if noisy and name != "size" else 0) for name, over in self.cost_excess(result).items())
 
+    def may_fit(self, result: Result) -> bool:
+        """Whether it holds every limit, or might when its latency is measured again."""
+        return not self.hopeless(result) and self.excess(result).keys() <= self.cost_excess(result).keys()
+
+    def preference(self, result: Result) -> tuple[float, float]:
+        """Orders what fits, the best least: by accuracy at the worst generator under limits on cost, by latency without."""
+        return (-result.worst, result.latency_ms) if self.on_cost else (result.latency_ms, -result.worst)
+
     def excess(self, result: Result) -> dict[str, float]:
         """The same of all limits, and 1 for each gate of the teacher's that failed; nothing is left out of what fits."""
         found = self.cost_excess(result)
@@ -112,13 +120,8 @@ def front(results: Sequence[Result]) -> list[Result]:
 
 
 def chosen(results: Sequence[Result], limits: Limits) -> Result | None:
-    """What fits: the most accurate at its worst generator under limits on cost, the fastest without; None when nothing does."""
-    fits = [each for each in results if not limits.excess(each)]
-    if not fits:
-        return None
-    if limits.on_cost:
-        return max(fits, key=lambda each: (each.worst, -each.latency_ms))
-    return min(fits, key=lambda each: (each.latency_ms, -each.worst))
+    """The best of what fits, by :meth:`Limits.preference`; None when nothing does."""
+    return min((each for each in results if not limits.excess(each)), key=limits.preference, default=None)
 
 
 def nearest(results: Sequence[Result], limits: Limits) -> Result:

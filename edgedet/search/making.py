@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +20,7 @@ from edgedet.compress.prune import PruneRecipe
 from edgedet.compress.qat import QatRecipe
 from edgedet.data.index import Index
 from edgedet.data.store import writing_file
-from edgedet.errors import NothingToPrune
+from edgedet.errors import DataError, NothingToPrune
 from edgedet.export import stage as export
 from edgedet.export.stage import ExportConfig
 from edgedet.models.work import of_model
@@ -59,10 +60,11 @@ class Maker:
         return [of_model(models.weightless(spec)) for spec in specs.values()]
 
     def recipes(self) -> list[Config]:
-        """Every recipe of a stage as its first round has it: a search with another one is another search."""
-        found: list[Config] = [self.student_recipe(trunk, 0) for trunk in trunks(self.config)]
-        found += [self.prune_recipe(0.5, 0)] if self.config.prune else []
-        return found + ([self.qat_recipe(0)] if self.config.qat else [])
+        """Every recipe of a stage as the last round has it, which trains all epochs: with another it is another search."""
+        last = self.config.rungs - 1
+        found: list[Config] = [self.student_recipe(trunk, last) for trunk in trunks(self.config)]
+        found += [self.prune_recipe(0.5, last)] if self.config.prune else []
+        return found + ([self.qat_recipe(last)] if self.config.qat else [])
 
     def path(self, candidate: Candidate, rung: int) -> Path:
         """Of its graph."""
@@ -160,8 +162,28 @@ def _timed(path: Path, make: Callable[[], Artifact]) -> Artifact:
     if path.exists():
         return Artifact.load(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    with clocked(path):
+        return make()
+
+
+@contextlib.contextmanager
+def clocked(path: Path) -> Iterator[None]:
+    """Add what this takes to the seconds of `path`, also when it fails or is interrupted, and goes on later.
+
+    Raises:
+        DataError: they cannot be written.
+    """
     start = time.monotonic()
-    made = make()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(DataError):  # a full disk has been told by then
+            _add(path, time.monotonic() - start)
+        raise
+    _add(path, time.monotonic() - start)
+
+
+def _add(path: Path, seconds: float) -> None:
+    total = seconds_of(path) + seconds
     with writing_file(path.with_name(path.name + SECONDS), "give another --out") as file:
-        file.write(f"{time.monotonic() - start:.3f}\n".encode())
-    return made
+        file.write(f"{total:.3f}\n".encode())

@@ -10,6 +10,7 @@ import msgspec
 from edgedet.data.store import writing_file
 from edgedet.errors import ArtifactError
 from edgedet.recipe import Config
+from edgedet.search.cost import Cost
 
 
 class Result(Config, frozen=True, kw_only=True):
@@ -53,6 +54,28 @@ class Result(Config, frozen=True, kw_only=True):
     def latency_bound(self) -> float:
         """What a limit is compared with: the latency as it was measured, or the estimate with its error on top."""
         return self.latency_ms * (1 + self.p90_error)
+
+
+def priced(result: Result, cost: Cost) -> Result:
+    """`result` at another cost."""
+    return msgspec.structs.replace(
+        result,
+        latency_ms=cost.latency_ms,
+        speedup=cost.speedup,
+        speedup_high=cost.speedup_high,
+        energy_mj=cost.energy_mj,
+    )
+
+
+def better(result: Result, cost: Cost) -> Result:
+    """`result` with the better of its own cost and another that was measured."""
+    found = priced(result, cost)
+    return msgspec.structs.replace(
+        found,
+        latency_ms=min(result.latency_ms, found.latency_ms),
+        speedup=max(result.speedup or 0.0, found.speedup or 0.0),
+        speedup_high=max(result.speedup_high or 0.0, found.speedup_high or 0.0),
+    )
 
 
 class Failure(Config, frozen=True, kw_only=True):

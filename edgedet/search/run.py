@@ -11,7 +11,7 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -20,12 +20,12 @@ from edgedet import target as targets
 from edgedet.artifact import Artifact
 from edgedet.data.index import Index
 from edgedet.data.store import writing_file
-from edgedet.errors import BenchError, ExportError, ModelError, NothingToPrune, QuantizeError, TrainingError
+from edgedet.errors import BenchError, ExportError, ModelError, NothingToPrune, QuantizeError, StateError, TrainingError
 from edgedet.evaluate.collapse import COLLAPSE
 from edgedet.export import stage as export
 from edgedet.export.stage import ExportConfig
-from edgedet.search import cost, halving, result
-from edgedet.search.cost import Timing
+from edgedet.search import cost, halving, making, result
+from edgedet.search.cost import Cost, Timing
 from edgedet.search.halving import Limits
 from edgedet.search.judge import judged
 from edgedet.search.making import SECONDS, Maker, seconds_of
@@ -36,6 +36,9 @@ from edgedet.training.loop import Interrupted
 log = logging.getLogger(__name__)
 
 SETTINGS, CANDIDATES, TEACHER, BEST = "search.json", "candidates", "teacher-fp32", "best"
+COMPARED = "compared.json"
+MEASURING = "measuring"
+"""What its seconds are kept under: see `edgedet.search.making.clocked`."""
 _MOST_MEASURED_AGAIN = 12
 _REFUSALS = (NothingToPrune, ExportError, QuantizeError, BenchError, ModelError, TrainingError)
 """What a stage says of one candidate. Anything else, as a full disk, ends the search, which can be resumed."""
@@ -73,8 +76,8 @@ def run(
 ) -> Search:
     """Search in the folder `out` for the compressed `teacher` that holds `limits` on `target`.
 
-    budget_minutes: of training and measuring, those of an interrupted run included; each round gets an equal share, and a
-        network whose training would go beyond the end is not begun.
+    budget_minutes: of training and measuring, those of an interrupted run included (but what a killed one was at when it was
+        killed); each round gets an equal share, and a network whose training would go beyond the end is not begun.
 
     Raises:
         TrainingError: `out` holds a search and `resume` is not set, or one with other settings.
@@ -95,6 +98,7 @@ def run(
     for rung in range(config.rungs):
         done = [trunk for trunk in alive if job.round(trunk, rung)]
         if rung + 1 < config.rungs:
+            job.compare(done, rung)
             alive = halving.promoted(done, job.by_trunk(done), limits, config.eta)
         if not alive:
             break
@@ -139,12 +143,10 @@ class _Job:
 
     def one(self, candidate: Candidate, rung: int) -> bool:
         """Make, measure and judge a candidate, or read what came of it before a restart; False when it could not be made."""
-        path = self.maker.path(candidate, rung)
-        kept = path.with_name(path.name + ".json")
-        record = result.load(kept)
+        record = result.load(self.kept(candidate, rung))
         if record is None:
             record = self.judged(candidate, rung)
-            result.save(kept, record)
+            result.save(self.kept(candidate, rung), record)
         if isinstance(record, Failure):
             self.search.failures[candidate.name] = record
             log.info("%s: %s", candidate.name, record.reason)
@@ -154,6 +156,11 @@ class _Job:
         log.info("round %d, %s: %s, %.4g kB", rung + 1, candidate.name, shown, record.size_bytes / 1000)
         return True
 
+    def kept(self, candidate: Candidate, rung: int) -> Path:
+        """Of the record of what came of it."""
+        path = self.maker.path(candidate, rung)
+        return path.with_name(path.name + ".json")
+
     def judged(self, candidate: Candidate, rung: int) -> Result | Failure:
         """What comes of a candidate; a stage's refusal is a result too."""
         maker = self.maker
@@ -161,8 +168,9 @@ class _Job:
             made = maker.make(candidate, rung)
             if lost := made.manifest.metrics.get(COLLAPSE):
                 return Failure(name=candidate.name, rung=rung, reason=lost["text"])
-            (paid,) = cost.of([made], self.reference, maker.target, self.timing)
-        except Interrupted:
+            with making.clocked(self.out / MEASURING):
+                (paid,) = cost.of([made], self.reference, maker.target, self.timing)
+        except (Interrupted, StateError):
             raise
         except _REFUSALS as error:
             return Failure(name=candidate.name, rung=rung, reason=str(error))
@@ -176,8 +184,9 @@ class _Job:
         return {trunk: [each for each in results if each.trunk == trunk.name] for trunk in some}
 
     def in_time(self, trunk: Trunk, rung: int, candidates: Sequence[Candidate]) -> bool:
-        """Whether the budget allows to begin with a trunk; what is there already costs nothing."""
-        if self.budget_minutes is None or all(self.maker.path(each, rung).exists() for each in candidates):
+        """Whether the budget allows to begin with a trunk; what is known already costs nothing."""
+        unknown = [each for each in candidates if not self.kept(each, rung).is_file()]
+        if self.budget_minutes is None or not unknown:
             return True
         budget, rungs = 60 * self.budget_minutes, self.maker.config.rungs
         spent = self.spent()
@@ -185,7 +194,7 @@ class _Job:
             begun = any(each.rung == 0 for each in self.search.results.values())
             enough = not begun or spent < budget / rungs
         else:
-            enough = spent + self.predicted(trunk, rung, candidates) <= budget
+            enough = spent + self.predicted(trunk, rung, unknown) <= budget
         if not enough:
             self.search.notes.append(f"round {rung + 1} of {trunk.name} left out: {spent / 60:.3g} minutes are spent")
         return enough
@@ -198,27 +207,49 @@ class _Job:
         return longer * sum(seconds_of(before) for before, now in paths if not now.exists())
 
     def spent(self) -> float:
-        """The seconds that everything in the folder took to make."""
+        """The seconds that everything in the folder took to make, and what came to nothing, and measuring."""
         return sum(seconds_of(each.with_name(each.name.removesuffix(SECONDS))) for each in self.out.rglob(f"*{SECONDS}"))
 
+    def compare(self, some: Sequence[Trunk], rung: int) -> None:
+        """Time a round's candidates once more, beside each other in one run, before some are given up; estimates stay.
+
+        They were made an hour apart, beside other neighbours on the machine, which only slow it down: the better counts.
+        What a restart finds written down is not timed again.
+        """
+        mark = self.out / CANDIDATES / f"round{rung}" / COMPARED
+        if not cost.is_here(self.maker.target) or mark.is_file():
+            return
+        several = {each.name: each for trunk in some for each in (Candidate(trunk, p) for p in self.maker.config.precisions)}
+        names = [name for name in several if name in self.search.results][:_MOST_MEASURED_AGAIN]
+        for name, now in zip(names, self.timed(names), strict=True):
+            before = self.search.results[name]
+            self.search.results[name] = better = result.better(before, now)
+            result.save(self.kept(several[name], rung), better)
+        with writing_file(mark, "give another --out") as file:
+            file.write(msgspec.json.encode(names))
+
+    def timed(self, names: Sequence[str]) -> list[Cost]:
+        """What candidates cost, all beside each other and the teacher, for four times as long as each was timed alone."""
+        if not names:
+            return []
+        rules = self.timing.rules
+        longer = msgspec.structs.replace(rules, seconds=4 * rules.seconds, max_seconds=4 * rules.max_seconds)
+        made = [Artifact.load(self.out / self.search.results[name].path) for name in names]
+        with making.clocked(self.out / MEASURING):
+            return cost.of(made, self.reference, self.maker.target, replace(self.timing, rules=longer))
+
     def measure_again(self) -> None:
-        """What may be chosen beside each other and the teacher in one run, so that their speeds compare; not for estimates."""
+        """What may be chosen, the likeliest first, then the front: beside each other and the teacher in one run.
+
+        So their speeds compare. Estimates stay as they are.
+        """
         if not cost.is_here(self.maker.target):
             return
         results = self.search.results
-        ends = {each.name: each for each in [*self.search.front, *(r for r in results.values() if not self.limits.excess(r))]}
-        again = sorted(ends.values(), key=lambda each: -each.worst)[:_MOST_MEASURED_AGAIN]
-        if again:
-            made = [Artifact.load(self.out / each.path) for each in again]
-            paid = cost.of(made, self.reference, self.maker.target, self.timing)
-            for before, now in zip(again, paid, strict=True):
-                results[before.name] = msgspec.structs.replace(
-                    before,
-                    latency_ms=now.latency_ms,
-                    speedup=now.speedup,
-                    speedup_high=now.speedup_high,
-                    energy_mj=now.energy_mj,
-                )
+        likely = sorted(filter(self.limits.may_fit, results.values()), key=self.limits.preference)
+        again = list(dict.fromkeys(each.name for each in (*likely, *self.search.front)))[:_MOST_MEASURED_AGAIN]
+        for name, now in zip(again, self.timed(again), strict=True):
+            results[name] = result.priced(results[name], now)
 
 
 def _begin(out: Path, what: Mapping[str, object], *, resume: bool) -> None:

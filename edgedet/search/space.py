@@ -54,6 +54,9 @@ class CompressRecipe(Config, frozen=True, kw_only=True):
             raise ValueError("`keep` below 1 needs `prune`, the recipe that prunes")
         if "qat" in self.precisions and not self.qat:
             raise ValueError("`precisions` has `qat`, which needs `qat`, the recipe that trains it")
+        names = [trunk.name for trunk in trunks(self)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"`students` and `keep` give two networks called {twice}: give each once, under names that differ")
 
     def epochs(self, published: int, rung: int) -> int:
         """How many of a recipe's epochs a round trains."""

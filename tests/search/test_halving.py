@@ -44,6 +44,14 @@ def test_a_speedup_told_apart_badly_is_given_another_chance_but_not_chosen():
     assert halving.chosen([result(speedup=27.5, high=46.0)], limits) is None
 
 
+def test_what_may_fit_is_what_measuring_again_might_bring_within_the_limits():
+    limits = Limits(speedup=40.0, drop=0.01)
+    assert limits.may_fit(result(speedup=41.0, drop=0.01))
+    assert limits.may_fit(result(speedup=38.0, drop=0.01))
+    assert not limits.may_fit(result(speedup=41.0, drop=0.02))
+    assert not limits.may_fit(result(speedup=20.0, drop=0.01))
+
+
 def test_a_network_is_as_good_as_its_best_candidate_that_fits():
     both = [result("both", worst=0.95, kb=200), result("both", worst=0.85, kb=50)]
     results = {trunk("both"): both, trunk("other"): [result("other", worst=0.9, kb=60)]}

@@ -1,7 +1,9 @@
 """A whole search on tiny images: what it makes, what it keeps when it is killed, and what it refuses."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +16,16 @@ import pytest
 import tiny_search
 from tiny_search import search
 
+from edgedet import target
 from edgedet.artifact import Artifact
 from edgedet.compress import teacher as answers
-from edgedet.errors import TrainingError
+from edgedet.errors import StateError, TrainingError
 from edgedet.evaluate.collapse import COLLAPSE
-from edgedet.search import run
+from edgedet.search import making, result, run
+from edgedet.search.cost import Cost
 from edgedet.search.halving import Limits
 from edgedet.search.result import Failure
+from edgedet.training import checkpoint
 
 NAMES = {f"student-keep{keep}-{precision}" for keep in ("1", "0.6") for precision in ("fp32", "int8")}
 
@@ -120,6 +125,89 @@ def test_a_budget_that_is_spent_leaves_the_rest_out_and_says_so(recipe_path, tea
     assert {each.rung for each in short.results.values()} == {0}
     assert any("round 1 of student-keep0.6 left out" in note for note in short.notes)
     assert any("round 2 of student-keep1 left out" in note for note in short.notes)
+
+
+def test_what_is_known_costs_nothing_of_a_budget_that_is_spent(found, recipe_path, teacher, data, folder):
+    """A candidate that failed has no artifact, only its record."""
+    failed = Failure(name="student-keep0.6-int8", rung=0, reason="for the test")
+    kept = folder / "candidates" / "round0" / "student" / "keep0.6-int8.json"
+    before = kept.read_bytes()
+    result.save(kept, failed)
+    shutil.move(kept.with_suffix(""), folder.parent / "aside")
+    try:
+        again = search(recipe_path, teacher, data, folder, budget_minutes=0.001 / 60, resume=True)
+    finally:
+        shutil.move(folder.parent / "aside", kept.with_suffix(""))
+        kept.write_bytes(before)
+    assert again.failures == {failed.name: failed}
+    assert set(again.results) == NAMES - {failed.name}
+
+
+def test_a_disk_that_is_full_ends_the_search_and_fails_no_candidate(tmp_path):
+    def full(candidate, rung):
+        raise checkpoint.unwritable(tmp_path / "state.pt", OSError(errno.ENOSPC, "No space left on device"))
+
+    job = run._Job(SimpleNamespace(make=full), None, None, None, None, tmp_path, None)
+    with pytest.raises(StateError, match="No space left on device"):
+        job.judged(SimpleNamespace(name="a-int8"), 1)
+
+
+@pytest.mark.parametrize(("limits", "first"), [(Limits(drop=0.02), "c0"), (Limits(latency_ms=10.0), "c10")])
+def test_what_may_be_chosen_is_measured_again_before_the_rest_of_the_front(limits, first, monkeypatch, tmp_path):
+    """Thirty networks, each slower and more accurate than the one before; c10 exceeds a limit of 10 ms by 5 %."""
+    many = [tiny_search.result(f"c{i}", worst=0.9 + i / 1000, ms=0.5 + i, drop=0.01) for i in range(30)]
+    measured = []
+    monkeypatch.setattr(run.Artifact, "load", lambda path: path.name)
+
+    def timed(made, *_):
+        measured.extend(made)
+        return [Cost(1.0, "measured", 0.0, 9.0)] * len(made)
+
+    monkeypatch.setattr(run.cost, "of", timed)
+    found = run.Search({each.name: each for each in many})
+    maker = SimpleNamespace(target=target.resolve("host"))
+    run._Job(maker, None, limits, None, found, tmp_path, tiny_search.QUICK).measure_again()
+    assert len(measured) == 12
+    assert measured[0] == first
+    assert found.results[f"{first}-int8"].speedup == 9.0
+
+
+def test_a_rounds_candidates_are_timed_once_more_together_and_the_better_counts(found, folder):
+    """Of the first round here; it is written down, for a restart must not decide otherwise."""
+    first = folder / "candidates" / "round0"
+    names = json.loads((first / run.COMPARED).read_text())
+    assert sorted(names) == sorted(NAMES)
+    alone = tiny_search.result("a", ms=2.0, speedup=20.0, high=21.0)
+    slower, faster = Cost(3.0, "measured", 0.0, 15.0, speedup_high=30.0), Cost(1.0, "measured", 0.0, 44.0, speedup_high=45.0)
+    assert result.better(alone, slower) == msgspec.structs.replace(alone, speedup_high=30.0)
+    assert result.better(alone, faster) == result.priced(alone, faster)
+    assert result.priced(alone, slower).latency_ms == 3.0
+
+
+def test_seconds_add_up_also_of_what_came_to_nothing(tmp_path):
+    def interrupted():
+        with making.clocked(tmp_path / "a"):
+            time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    once = making.seconds_of(tmp_path / "a")
+    with making.clocked(tmp_path / "a"):
+        time.sleep(0.01)
+    assert 0.01 <= once < 0.02 + once <= 0.01 + making.seconds_of(tmp_path / "a")
+
+
+def test_a_recipe_that_trains_longer_in_a_later_round_is_another_search(found, recipe_path, teacher, data, folder):
+    """Of 4 and of 5 epochs the first of two rounds has 2."""
+    student = recipe_path.with_name("student.toml")
+    before = student.read_text()
+    student.write_text(before.replace("epochs = 4", "epochs = 5"))
+    try:
+        with pytest.raises(TrainingError, match="another recipe"):
+            search(recipe_path, teacher, data, folder, resume=True)
+    finally:
+        student.write_text(before)
 
 
 def test_a_stage_that_refuses_is_kept_as_a_failure_with_its_reason(recipe_path, teacher, data, tmp_path):

@@ -27,6 +27,16 @@ def test_a_candidate_is_named_by_all_its_choices():
     assert Candidate(Trunk("a/b/s.toml", 24, 0.25), "qat").name == "s-w24-keep0.25-qat"
 
 
+@pytest.mark.parametrize(
+    "change",
+    ['students=[{ recipe = "a/s.toml" }, { recipe = "b/s.toml" }]', "keep=[0.5, 0.5]", 'students=[{recipe="s",widths=[8,8]}]'],
+)
+def test_two_networks_of_one_name_are_refused(change):
+    """The second would be taken for the first, whose artifacts are there."""
+    with pytest.raises(RecipeError, match="two networks called s"):
+        parse(TEXT, change)
+
+
 def test_a_width_takes_the_place_of_the_recipes():
     spec = DetectorSpec(name="edge32", arguments={"width": 48, "other": 1})
     assert Trunk("s", 24, 1.0).detector(spec).arguments == {"width": 24, "other": 1}
