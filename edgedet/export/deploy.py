@@ -99,9 +99,11 @@ def deploy(
     serving = ["--serve", serve] if serve else []
     options = ["--dir", place, "--sha256", packed.digest, *common, *serving, "--", "--seconds", f"{seconds:g}"]
     options += ["--power-mode", power_mode] if power_mode else []
-    failed = _installed(host, packed, [f"{place}/{_INCOMING}", *options], place)
     name = f"bundle-{packed.digest[:12]}-{chosen}{'-serve' if serve else ''}"
-    result = _fetched(host, f"{place}/{name}/{selftest.RESULT}", failed)
+    tested = f"{place}/{name}/{selftest.RESULT}"
+    _run(host, f"rm -f {shlex.quote(tested)}")  # of an earlier deployment: what is found there afterwards is of this one
+    failed = _installed(host, packed, [f"{place}/{_INCOMING}", *options], place)
+    result = _fetched(host, tested, failed)
     if failed is not None and result.failed is None:
         raise failed
     return result

@@ -156,6 +156,7 @@ class _Service:
         self.meters = Meters(detector.artifact.digest, lambda: self.batcher.waiting)
         # Decoding holds a core each; more at once would only make each slower, and hold more memory.
         self._decoding = asyncio.Semaphore(usable_cores())
+        self._undecoded = 0
         preprocess = detector.preprocess
         self.blank: Pixels = np.zeros((preprocess.height, preprocess.width, 3), np.uint8)
 
@@ -211,8 +212,7 @@ class _Service:
         point = operating_point or calibration.operating_point
         if point not in calibration.thresholds:
             raise _Refused(422, f"no operating point {point!r}; there are: {', '.join(calibration.thresholds)}")
-        async with self._decoding:
-            pixels = await asyncio.to_thread(self._decoded, data)
+        pixels = await self._pixels(data)
         decoded = time.perf_counter()
         outputs = await self.outputs(pixels)
         (found,) = predictions(self.detector.artifact, np.reshape(outputs[LOGIT], 1), calibration.thresholds[point])
@@ -225,6 +225,17 @@ class _Service:
             artifact=self.detector.artifact.digest,
             map=_map_of(outputs) if with_map else None,
         )
+
+    async def _pixels(self, data: bytes) -> Pixels:
+        """Decoded when it is its turn; where decoding is slower than the model, it is here that too many wait."""
+        if self._undecoded >= self.config.queued:
+            raise _Refused(503, f"{self._undecoded} images wait to be decoded already: try again later")
+        self._undecoded += 1
+        try:
+            async with self._decoding:
+                return await asyncio.to_thread(self._decoded, data)
+        finally:
+            self._undecoded -= 1
 
     async def outputs(self, pixels: Pixels) -> Outputs:
         """The model's outputs for one image, from a batch that it shares."""

@@ -69,6 +69,13 @@ service() {
     say "to serve at $serve from now on: sudo systemctl enable --now $dir/edgedet.service"
 }
 
+# A unit that serves `current` would find nothing to serve with in an installation without what serving takes.
+require_service() {
+    [ -z "$serve" ] && [ -z "$check" ] && [ -f "$dir/edgedet.service" ] || return 0
+    at=$(sed -n 's/^ExecStart=.* --host \(.*\) --port \(.*\)$/\1:\2/p' "$dir/edgedet.service")
+    die "$dir/edgedet.service serves what is installed here: add --serve ${at:-HOST:PORT}, or remove that file first"
+}
+
 require_python() {
     command -v "$python" >/dev/null || die "no $python here: install it (apt-get install python3 python3-venv)"
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
@@ -88,6 +95,7 @@ install() {
     [ "$digest" = "${sha256:-$digest}" ] || die "$archive has sha256 $digest, expected $sha256: copy it again"
     mkdir -p "$dir"
     dir=$(cd "$dir" && pwd)
+    require_service
     sweep
     temporary=$dir/.installing-$$
     trap 'rm -rf "$temporary"' EXIT

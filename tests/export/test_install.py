@@ -82,7 +82,10 @@ def test_it_installs_tests_and_runs_without_torch(packed, artifact, tmp_path):
     assert "is there already" in again.stderr
 
     worse = pack.write(disagreeing(artifact, tmp_path / "worse"), resolve(TARGET), tmp_path / "worse.tar.gz").path
-    failed = install(worse, there, "--", "--seconds", "0.1")  # without what serving takes
+    refused = install(worse, there, "--", "--seconds", "0.1")  # without what the unit that is there takes
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].endswith("add --serve 127.0.0.1:8000, or remove that file first")
+    failed = install(worse, there, "--serve", "127.0.0.1:8000", "--", "--seconds", "0.1")
     assert failed.returncode == 1
     assert "max_relative is" in failed.stderr.splitlines()[-1]
     assert (there / "current").readlink() == Path(installed), "what failed its test is not used"

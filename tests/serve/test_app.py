@@ -1,6 +1,7 @@
 """The HTTP service: the same answers as the detector, and a clear refusal for everything else."""
 
 import io
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from edgedet.errors import ArtifactError
 from edgedet.runtime.detector import Detector
+from edgedet.serve import app
 from edgedet.serve.app import ServeConfig, create_app
 
 
@@ -108,6 +110,27 @@ def test_a_model_that_fails_is_a_500_that_says_so(artifact, failure, words):
             assert answer.status_code == 500
             assert words in answer.json()["error"]
         assert 'edgedet_requests_total{outcome="500"} 2.0' in client.get("/metrics").text
+
+
+def test_images_that_wait_to_be_decoded_are_no_more_than_may_wait(artifact, monkeypatch):
+    """Decoding may be slower than the model, whose queue is empty then."""
+    begun, go_on, decoded = threading.Event(), threading.Event(), app._Service._decoded
+
+    def slow(service, data):
+        begun.set()
+        assert go_on.wait(60)
+        return decoded(service, data)
+
+    monkeypatch.setattr(app._Service, "_decoded", slow)
+    served = create_app(Detector.load(artifact, threads=1), ServeConfig(queued=1))
+    with TestClient(served) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/v1/detect", content=encoded())
+        assert begun.wait(60)
+        second = client.post("/v1/detect", content=encoded())
+        go_on.set()
+        assert first.result().status_code == 200
+    assert (second.status_code, second.headers["Retry-After"]) == (503, "1")
+    assert "wait to be decoded already" in second.json()["error"]
 
 
 def test_a_caller_who_hangs_up_is_no_failure_of_the_model(client):
