@@ -95,13 +95,12 @@ def deploy(
     common = ["--runtime", chosen, "--python", python]
     log.info("%s: is it a device for %s?", host.destination, packed.path.name)
     _installer(host, packed, [*common, "--check"])
-    _copy(host, packed, place)
+    name = f"bundle-{packed.digest[:12]}-{chosen}{'-serve' if serve else ''}"
+    tested = f"{place}/{name}/{selftest.RESULT}"
+    _copy(host, packed, place, tested)
     serving = ["--serve", serve] if serve else []
     options = ["--dir", place, "--sha256", packed.digest, *common, *serving, "--", "--seconds", f"{seconds:g}"]
     options += ["--power-mode", power_mode] if power_mode else []
-    name = f"bundle-{packed.digest[:12]}-{chosen}{'-serve' if serve else ''}"
-    tested = f"{place}/{name}/{selftest.RESULT}"
-    _run(host, f"rm -f {shlex.quote(tested)}")  # of an earlier deployment: what is found there afterwards is of this one
     failed = _installed(host, packed, [f"{place}/{_INCOMING}", *options], place)
     result = _fetched(host, tested, failed)
     if failed is not None and result.failed is None:
@@ -119,11 +118,13 @@ def _installer(host: Host, packed: Packed, options: Sequence[str], after: str = 
     _run(host, command, stdin=packed.installer)
 
 
-def _copy(host: Host, packed: Packed, place: str) -> None:
+def _copy(host: Host, packed: Packed, place: str, tested: str) -> None:
+    """Send the bundle; the result that an earlier deployment of it left goes, so that what is found there is of this one."""
     log.info("%s: copying %.1f MB", host.destination, packed.path.stat().st_size / 1e6)
     target = shlex.quote(f"{place}/{_INCOMING}")
+    ready = f"mkdir -p {shlex.quote(place)} && rm -f {shlex.quote(tested)}"
     with packed.path.open("rb") as file:
-        _run(host, f"mkdir -p {shlex.quote(place)} && cat >{target} || {{ rm -f {target}; exit 1; }}", stdin=file)
+        _run(host, f"{ready} && cat >{target} || {{ rm -f {target}; exit 1; }}", stdin=file)
 
 
 def _installed(host: Host, packed: Packed, options: Sequence[str], place: str) -> DeployError | None:

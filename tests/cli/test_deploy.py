@@ -17,12 +17,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command import assert_one_line
 from tiny_bundle import TARGET, exported, labelled
 
-from edgedet.export import pack
+from edgedet.errors import DeployError
+from edgedet.export import deploy, pack
+from edgedet.export.bundle import Packed
 from edgedet.target import resolve
 
 SSHD = shutil.which("sshd", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
@@ -208,3 +211,28 @@ def test_a_bundle_that_was_tampered_with_is_not_even_copied(edgedet, make_onnx_a
     assert done.code == 1
     assert_one_line(done.err, str(bundle))
     assert names(tmp_path / "the device") == set()
+
+
+def test_the_result_of_an_earlier_deployment_is_not_taken_for_this_ones(monkeypatch, tmp_path):
+    """The installer of the second ends before it tests anything; here a shell stands for the connection."""
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def run(host, remote, stdin=b""):
+        source = stdin if isinstance(stdin, bytes) else stdin.read()
+        done = subprocess.run(["sh", "-c", remote], input=source, capture_output=True, cwd=home, check=False)
+        if done.returncode:
+            raise deploy._Refused(done.stderr.decode().splitlines()[-1])
+        return done.stdout
+
+    monkeypatch.setattr(deploy, "_run", run)
+    (tmp_path / "b.tar.gz").write_bytes(b"bundle")
+    bundle = SimpleNamespace(target=resolve(TARGET))
+    installer = b'case "$*" in *--check*) exit 0 ;; esac; echo "no room" >&2; exit 1'
+    packed = Packed(tmp_path / "b.tar.gz", bundle, "0123456789abcdef", installer)
+    old = home / "edgedet" / f"bundle-0123456789ab-{bundle.target.runtime}" / "self-test.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("of yesterday")
+    with pytest.raises(DeployError, match="no room"):
+        deploy.deploy(packed, deploy.Host("device"))
+    assert not old.exists()
