@@ -98,7 +98,7 @@ def run(
     for rung in range(config.rungs):
         done = [trunk for trunk in alive if job.round(trunk, rung)]
         if rung + 1 < config.rungs:
-            job.compare(done, rung)
+            job.compare(rung)
             alive = halving.promoted(done, job.by_trunk(done), limits, config.eta)
         if not alive:
             break
@@ -210,7 +210,7 @@ class _Job:
         """The seconds that everything in the folder took to make, and what came to nothing, and measuring."""
         return sum(seconds_of(each.with_name(each.name.removesuffix(SECONDS))) for each in self.out.rglob(f"*{SECONDS}"))
 
-    def compare(self, some: Sequence[Trunk], rung: int) -> None:
+    def compare(self, rung: int) -> None:
         """Time a round's candidates once more, beside each other in one run, before some are given up; estimates stay.
 
         They were made an hour apart, beside other neighbours on the machine, which only slow it down: the better counts.
@@ -219,12 +219,12 @@ class _Job:
         mark = self.out / CANDIDATES / f"round{rung}" / COMPARED
         if not cost.is_here(self.maker.target) or mark.is_file():
             return
-        several = {each.name: each for trunk in some for each in (Candidate(trunk, p) for p in self.maker.config.precisions)}
-        names = [name for name in several if name in self.search.results][:_MOST_MEASURED_AGAIN]
+        results = self.search.results
+        best = sorted((each for each in results.values() if each.rung == rung), key=lambda each: -each.worst)
+        names = [each.name for each in best[:_MOST_MEASURED_AGAIN]]
         for name, now in zip(names, self.timed(names), strict=True):
-            before = self.search.results[name]
-            self.search.results[name] = better = result.better(before, now)
-            result.save(self.kept(several[name], rung), better)
+            results[name] = better = result.better(results[name], now)
+            result.save(self.out / f"{better.path}.json", better)
         with writing_file(mark, "give another --out") as file:
             file.write(msgspec.json.encode(names))
 

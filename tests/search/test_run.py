@@ -184,6 +184,20 @@ def test_a_rounds_candidates_are_timed_once_more_together_and_the_better_counts(
     assert result.priced(alone, slower).latency_ms == 3.0
 
 
+def test_only_what_was_made_in_a_round_is_timed_again_with_it(monkeypatch, tmp_path):
+    """The best first; what stopped in an earlier round keeps its record there and gets none here."""
+    many = {each.name: each for each in (tiny_search.result(name, worst=worst) for name, worst in (("a", 0.8), ("b", 0.9)))}
+    many["old-int8"] = tiny_search.result("old", worst=0.95)
+    many = {name: msgspec.structs.replace(each, rung=0 if name == "old-int8" else 1) for name, each in many.items()}
+    maker = SimpleNamespace(target=target.resolve("host"))
+    job = run._Job(maker, None, None, None, run.Search(many), tmp_path, tiny_search.QUICK)
+    asked = []
+    monkeypatch.setattr(job, "timed", lambda names: asked.extend(names) or [Cost(0.5, "measured", 0.0, 9.0)] * len(names))
+    job.compare(1)
+    assert asked == ["b-int8", "a-int8"]
+    assert sorted(path.name for path in (tmp_path / "candidates").glob("*.json")) == ["a.json", "b.json"]
+
+
 def test_seconds_add_up_also_of_what_came_to_nothing(tmp_path):
     def interrupted():
         with making.clocked(tmp_path / "a"):
