@@ -116,9 +116,16 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     Raises:
         tarfile.TarError, and the rest of `_DAMAGE`: damaged.
     """
-    try:
+    with _reading():
         yield from _unchecked(archive)
-    except OSError as error:  # gzip and bzip2 say so of damaged data
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """An OSError is damage here, as gzip and bzip2 tell it, and not the disk that is written to."""
+    try:
+        yield
+    except OSError as error:
         raise tarfile.ReadError(str(error)) from error
 
 
@@ -140,7 +147,7 @@ def _unchecked(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
             elif not member.isdir():
                 raise _not_a_file(archive, member.name)
         if packed.fileobj is not None:
-            for _ in iter(lambda: packed.fileobj.read(_BLOCK), b""):
+            while packed.fileobj.read(_BLOCK):
                 pass
 
 
@@ -156,10 +163,8 @@ def _inside(archive: Path, name: str) -> PurePosixPath:
 
 
 def _block(content: IO[bytes]) -> bytes:
-    try:
+    with _reading():
         return content.read(_BLOCK)
-    except OSError as error:  # not of the disk that is written to
-        raise tarfile.ReadError(str(error)) from error
 
 
 def _copy(content: IO[bytes], target: Path, limit: int, archive: Path) -> int:

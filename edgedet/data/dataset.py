@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edgedet.data.cache import PixelCache
 from edgedet.data.index import Index
 from edgedet.data.parallel import prefetch
-from edgedet.errors import DataError, ImageError
+from edgedet.errors import DataError
 from edgedet.preprocess import Preprocess
 
 Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]
@@ -69,11 +69,8 @@ class DecodedSet:
         return np.stack([self._pixels(int(position)) for position in positions])
 
     def _pixels(self, position: int) -> npt.NDArray[np.uint8]:
-        try:
+        with self.index.naming(position):
             return self.preprocess(self.index.read(position))
-        except ImageError as error:
-            path = self.index.root / self.index.rows[position].path
-            raise ImageError(f"{path}: {error}; scan the data set again to list and drop it") from error
 
 
 def open_set(index: Index, preprocess: Preprocess) -> ImageSet:

@@ -6,7 +6,7 @@ import contextlib
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.data.store import partial
-from edgedet.errors import DataError
+from edgedet.errors import DataError, ImageError
 
 Split = Literal["train", "ranges", "val", "test", ""]
 SPLITS: tuple[Split, ...] = ("train", "ranges", "val", "test")
@@ -87,7 +87,7 @@ class Index:
     def digest(self) -> str:
         """The sha256 of what the images are (content, label, generator, split), not of where they lie."""
         lines = sorted(f"{row.sha256}\t{row.label}\t{row.generator}\t{row.split}" for row in self.rows)
-        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def read(self, position: int) -> bytes:
         """The encoded bytes of image `position`.
@@ -100,6 +100,19 @@ class Index:
             return path.read_bytes()
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}; scan the data set again") from error
+
+    @contextlib.contextmanager
+    def naming(self, position: int) -> Iterator[None]:
+        """Around what makes pixels of image `position`.
+
+        Raises:
+            ImageError: it is no image; names the file, and says what to do.
+        """
+        try:
+            yield
+        except ImageError as error:
+            path = self.root / self.rows[position].path
+            raise ImageError(f"{path}: {error}; scan the data set again to list and drop it") from error
 
     def content(self, position: int) -> str:
         """The sha256 of image `position`, as it was scanned; of the file as it is now when the index does not say.
@@ -169,6 +182,11 @@ class Index:
         return cls((source.parent / lines[0][1]).resolve(), rows)
 
 
+def readable(name: str) -> str:
+    """A generator's name with what is not UTF-8 escaped: manifests are JSON, which cannot hold it."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _row(header: Sequence[str], line: Sequence[str], where: str) -> Row:
     if len(line) != len(header):
         raise DataError(f"{where}: expected {len(header)} fields, got {len(line)}")
@@ -176,7 +194,7 @@ def _row(header: Sequence[str], line: Sequence[str], where: str) -> Row:
     if not given.get("quality"):
         given.pop("quality", None)
     try:
-        row = msgspec.convert(given, Row, strict=False)
+        row = msgspec.convert({**given, "generator": readable(given.get("generator", ""))}, Row, strict=False)
     except msgspec.ValidationError as error:
         raise DataError(f"{where}: {error}") from error
     if row.label not in LABELS:

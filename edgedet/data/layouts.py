@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from edgedet.data.index import LABELS, Index, Row, Split
+from edgedet.data.index import LABELS, Index, Row, Split, readable
 from edgedet.data.labels import LabelMap
 from edgedet.errors import DataError
 
@@ -115,12 +115,7 @@ def _row_of_folder(root: Path, folder: str, labels: LabelMap, unlabelled: int | 
     label = unlabelled if label is None else label
     if label is None:
         raise labels.unknown_folder(str(root / folder))
-    return Row(path=folder, label=label, generator=_readable(generator) or _unnamed(label), split=split)
-
-
-def _readable(name: str) -> str:
-    """A generator's name with what is not UTF-8 escaped: manifests are JSON, which cannot hold it."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return Row(path=folder, label=label, generator=readable(generator) or _unnamed(label), split=split)
 
 
 def _unnamed(label: int) -> str:
@@ -220,7 +215,7 @@ def _row_of_line(columns: dict[str, int], line: Sequence[str], where: str, label
     return Row(
         path=value["path"].replace("\\", "/"),
         label=label,
-        generator=_readable(value.get("generator", "")) or _unnamed(label),
+        generator=readable(value.get("generator", "")) or _unnamed(label),
         split=SPLIT_NAMES[split] if split else "",
         pair=value.get("pair", ""),
     )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from edgedet.data.dataset import in_batches, open_set
 from edgedet.data.index import Index
 from edgedet.data.parallel import ordered, threads_for, tracked
-from edgedet.errors import DataError, ImageError
+from edgedet.errors import ImageError
 from edgedet.evaluate import degrade
 from edgedet.preprocess import Pixels, Preprocess, decode
 from edgedet.runtime.detector import Detector, batches
@@ -28,11 +28,9 @@ def pixels_of(index: Index, preprocess: Preprocess, *, condition: str = degrade.
 
     def one(position: int) -> Pixels:
         row = index.rows[position]
-        try:
+        with index.naming(position):
             image = decode(index.read(position), max_pixels=preprocess.max_pixels)
             return preprocess.apply(apply(image, (seed, int(row.sha256[:12] or "0", 16))))
-        except ImageError as error:
-            raise DataError(f"{index.root / row.path}: {error}; scan the data set again to list and drop it") from error
 
     return ordered(one, range(len(index)), threads=threads_for([index.root / row.path for row in index.rows]))
 

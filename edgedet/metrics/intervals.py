@@ -15,7 +15,6 @@ from edgedet.metrics.figures import FIGURES, NAMES, reason_against
 from edgedet.metrics.samples import Floats, Groups, Ints
 
 CONFIDENCE = 0.95
-_Z = 1.959963984540054
 _CHUNK = 1 << 18  # elements a block of resamples has: what stays in the cache
 
 
@@ -112,10 +111,17 @@ def flip_rate(before: npt.ArrayLike, after: npt.ArrayLike) -> Figure:
     changed = np.asarray(before, dtype=bool) != np.asarray(after, dtype=bool)
     if not changed.size:
         raise DataError("flip_rate: expected at least one verdict, got none")
-    n, rate, z = changed.size, float(changed.mean()), _Z
-    centre, half = rate + z * z / (2 * n), z * float(np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)))
+    n, rate = changed.size, float(changed.mean())
+    low, high = _wilson(rate, n)
+    return Figure(value=rate, low=low, high=high, n=n, reason="")
+
+
+def _wilson(rate: float, n: int) -> tuple[float, float]:
+    """The interval of a rate among `n`; an end that is 0 or 1 is exactly that."""
+    z = 1.959963984540054
+    centre, half = rate + z * z / (2 * n), z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     low, high = max(0.0, (centre - half) / (1 + z * z / n)), min(1.0, (centre + half) / (1 + z * z / n))
-    return Figure(value=rate, low=low if rate else 0.0, high=high if rate < 1 else 1.0, n=n, reason="")
+    return low if rate else 0.0, high if rate < 1 else 1.0
 
 
 def mcnemar(labels: npt.ArrayLike, before: npt.ArrayLike, after: npt.ArrayLike) -> Discordant:
@@ -164,7 +170,7 @@ def draws(n_real: int, n_fake: int, n_boot: int, seed: int) -> Iterator[tuple[In
 
 
 def _widened(figure: Figure, name: str, groups: Groups) -> Figure:
-    """A figure of verdicts whose resamples are all the same, with the width of none in n: z^2 / (n + z^2) of each class."""
+    """A figure of verdicts whose resamples are all the same, with the width of none in n, of each class."""
     value, low, high = figure["value"], figure["low"], figure["high"]
     counts = {
         "tpr": (groups.n_fake,),
@@ -174,7 +180,7 @@ def _widened(figure: Figure, name: str, groups: Groups) -> Figure:
     }.get(name)
     if counts is None or value is None or low is None or high is None or not low == value == high:
         return figure
-    width = math.fsum(_Z * _Z / (n + _Z * _Z) for n in counts) / len(counts)
+    width = math.fsum(_wilson(0.0, n)[1] for n in counts) / len(counts)
     return Figure(value=value, low=max(0.0, low - width), high=min(1.0, high + width), n=figure["n"], reason="")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import PIL
 
 from edgedet.data.index import Index
-from edgedet.errors import DataError, ImageError
+from edgedet.errors import DataError
 from edgedet.patches import FEWEST, cut
 from edgedet.preprocess import Preprocess
 from edgedet.quantize.judge import Finish, Verdict, above_zero
@@ -116,10 +116,8 @@ def pixel_batches(images: Index, preprocess: Preprocess) -> Iterator[Pixels]:
     """The pixels of `images`, uint8 (B, H, W, 3), in batches of one size; each is decoded when it is asked for."""
     batch: list[Pixels] = []
     for position in range(len(images)):
-        try:
+        with images.naming(position):
             pixels = preprocess(images.read(position))
-        except ImageError as error:
-            raise DataError(f"{images.root / images.rows[position].path}: {error}; scan the data set again") from error
         if batch and (pixels.shape != batch[0].shape or (len(batch) + 1) * pixels.shape[0] * pixels.shape[1] > _PIXELS_A_BATCH):
             yield np.stack(batch)
             batch = []

@@ -234,6 +234,10 @@ def test_a_generator_that_is_not_utf8_has_a_name_that_a_manifest_can_hold(tmp_pa
     index = scan(tmp_path).index
     assert {row.generator for row in index.rows} == {"real", r"g\xe9n"}
     assert len(index.digest) == 64
+    index.save(tmp_path / "new.csv")
+    (tmp_path / "old.csv").write_bytes((tmp_path / "new.csv").read_bytes().replace(rb"g\xe9n,", b"g\xe9n,"))
+    assert (tmp_path / "old.csv").read_bytes() != (tmp_path / "new.csv").read_bytes()
+    assert Index.load(tmp_path / "old.csv").rows == index.rows
     assert all(index.read(position) for position in range(2))
 
 

@@ -38,19 +38,19 @@ def choose(histogram: Histogram, method: Method, *, symmetric: bool = False, per
 
 def squared_error(histogram: Histogram, low: float, high: float) -> float:
     """The summed squared error of rounding the histogram's values to 256 levels between `low` and `high`, clipped there."""
-    step = (high - low) / (LEVELS - 1)
-    if step <= 0:
-        return float(histogram.counts @ histogram.centres**2)
-    rounded = low + np.clip(np.round((histogram.centres - low) / step), 0, LEVELS - 1) * step
-    return float(histogram.counts @ (histogram.centres - rounded) ** 2)
+    return _error_of(histogram, low, (high - low) / (LEVELS - 1), 0)
 
 
 def symmetric_error(histogram: Histogram, end: float) -> float:
     """The same of int8 with zero point 0: steps of `end` / 127, and zero is one of them, which a ReLU's output is full of."""
-    step = end / (LEVELS // 2 - 1)
+    return _error_of(histogram, 0.0, end / (LEVELS // 2 - 1), -LEVELS // 2)
+
+
+def _error_of(histogram: Histogram, origin: float, step: float, first: int) -> float:
+    """Of the 256 levels ``origin + k * step``, k from `first` on."""
     if step <= 0:
         return float(histogram.counts @ histogram.centres**2)
-    rounded = np.clip(np.round(histogram.centres / step), -LEVELS // 2, LEVELS // 2 - 1) * step
+    rounded = origin + np.clip(np.round((histogram.centres - origin) / step), first, first + LEVELS - 1) * step
     return float(histogram.counts @ (histogram.centres - rounded) ** 2)
 
 
